@@ -1,0 +1,25 @@
+"""What every test shares: quiet threads, and the real images and weights where they are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images and trained networks beside the checkout; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared images and weights are not on this machine")
+    return SHARED
