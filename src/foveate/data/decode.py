@@ -1,0 +1,109 @@
+"""RGB pixels out of whatever people keep their images in."""
+
+import io
+import threading
+import warnings
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 89_478_485
+"""Images with more pixels are taken for decompression bombs; this is Pillow's own limit."""
+
+_header_lock = threading.Lock()
+
+
+class BadImage(Exception):  # noqa: N818 - the field says "a bad image", and so do we
+    """Bytes that are no usable image. `reason` says why in a few words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode an image file to RGB.
+
+    EXIF orientation is applied, palettes are resolved, transparency is laid on
+    white, 16-bit and float samples are scaled, CMYK is converted, and an
+    animation gives its first frame.
+
+    Args:
+        data: the content of the file.
+        max_pixels: larger images are refused before they are decoded.
+
+    Returns: uint8 (H, W, 3).
+    Raises: BadImage with the reason.
+    """
+    if not data:
+        raise BadImage("empty file")
+    plain = _decode_plain_jpeg(data, max_pixels)
+    return plain if plain is not None else _decode_any(data, max_pixels)
+
+
+def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
+    """The fast path: a JPEG that is grey or YCbCr and carries no orientation; else None."""
+    if not simplejpeg.is_jpeg(data) or b"Exif\x00" in data[:65536]:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colours not in ("Gray", "YCbCr") or height * width > max_pixels:
+        return None
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError as error:
+        reason = "truncated" if "premature end" in str(error).lower() else "damaged JPEG"
+        raise BadImage(reason) from error
+
+
+def _decode_any(data: bytes, max_pixels: int) -> np.ndarray:
+    try:
+        image = _open(data, max_pixels)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image") from error
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
+        cut = any(word in str(error).lower() for word in ("truncated", "incomplete", "end of"))
+        reason = "truncated" if cut or isinstance(error, EOFError) else f"damaged: {error}"
+        raise BadImage(" ".join(reason.split())[:120]) from error
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header, quietly: `catch_warnings` is not thread-safe, hence the lock."""
+    with _header_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(io.BytesIO(data))
+        except Image.DecompressionBombError as error:
+            raise BadImage("too large: a decompression bomb?") from error
+        if image.width * image.height > max_pixels:
+            raise BadImage(f"too large: {image.width} x {image.height} pixels")
+        image.getexif()
+        return image
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _scale_grey(np.asarray(image), image.mode)
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def _scale_grey(samples: np.ndarray, mode: str) -> np.ndarray:
+    """Grey samples wider than a byte, to RGB bytes: integers over 16 bits, floats over [0, 1]."""
+    grey = np.nan_to_num(samples.astype(np.float64))
+    if mode == "F":
+        top = 1.0 if grey.max(initial=0) <= 1 else max(255.0, grey.max())
+    else:
+        top = 65535.0 if mode.startswith("I;16") or grey.max(initial=0) > 255 else 255.0
+    grey = np.clip(grey / top, 0, 1) * 255
+    return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
