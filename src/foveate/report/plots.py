@@ -1,0 +1,301 @@
+"""The report's plots: curves, points, bars, the confusion heat map, the reliability diagram."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foveate.report.axes import (
+    Axes,
+    Format,
+    Scale,
+    axes,
+    place,
+    plain,
+    span,
+    svg,
+    whole_percent,
+    word,
+)
+from foveate.report.html import Child, Html, is_number, number, percent, short, tag
+from foveate.report.scores import Bin, pareto
+
+POINTS = 200
+MARKED = 40
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points in the order of x, a name for the legend, and one of the page's colours a to d."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str = "a"
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """The finite ones, thinned to at most 200 by means of neighbours."""
+        whole = [p for p in zip(self.x, self.y, strict=True) if all(map(is_number, p))]
+        groups = np.array_split(np.array(whole).reshape(-1, 2), min(POINTS, len(whole)) or 1)
+        return [tuple(group.mean(axis=0).tolist()) for group in groups if len(group)]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named place in a plot of cost against gain."""
+
+    name: str
+    cost: float
+    gain: float
+    kind: str = "a"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A named length with its interval; the chosen one stands out."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    kind: str = "b"
+
+
+def figure(title: str, drawing: Child, keys: Sequence[tuple[str, str]] = ()) -> Html:
+    """A drawing under its title and its legend of (colour, name)."""
+    legend = [tag("li", tag("i", class_=f"key {colour}"), name) for colour, name in keys]
+    caption = tag("figcaption", tag("b", title), tag("ul", legend, class_="legend") if keys else "")
+    return tag("figure", caption, drawing)
+
+
+def curves(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_name: str,
+    y_name: str,
+    y_format: Format = plain,
+    zero: bool = False,
+) -> Html | None:
+    """Lines over a common x; None if no series has a point."""
+    drawn = [(s, s.points) for s in series if s.points]
+    if not drawn:
+        return None
+    xs = [x for _, points in drawn for x, _ in points]
+    ys = [y for _, points in drawn for _, y in points]
+    left, right = min(xs), max(xs)
+    frame = axes(
+        (left, right if right > left else left + 1),
+        span(ys, zero=zero),
+        x_name,
+        y_name,
+        y_format=y_format,
+    )
+    marks = [_line(frame, s, points) for s, points in drawn]
+    keys = [(s.colour, s.name) for s, _ in drawn]
+    return figure(title, frame.draw(marks, description=title), keys)
+
+
+def _line(frame: Axes, series: Series, points: Sequence[tuple[float, float]]) -> list[Html]:
+    path = " ".join(f"{place(frame.x(x))},{place(frame.y(y))}" for x, y in points)
+    line = tag("polyline", points=path, class_=f"line {series.colour}")
+    if len(points) > MARKED:
+        return [line]
+    return [line, *(
+        _dot(frame, x, y, series.colour, f"{series.name}: {frame.y_format(float(f'{y:.4g}'))} at {x:.3g}", 2.5)
+        for x, y in points
+    )]  # fmt: skip
+
+
+def _dot(frame: Axes, x: float, y: float, colour: str, said: str, radius: float = 5) -> Html:
+    at = {"cx": place(frame.x(x)), "cy": place(frame.y(y))}
+    return tag("circle", tag("title", said), **at, r=radius, class_=f"dot {colour}")
+
+
+def trade(
+    title: str,
+    points: Sequence[Point],
+    *,
+    too_slow: Sequence[tuple[str, float]] = (),
+    budget: float | None = None,
+    keys: Sequence[tuple[str, str]] = (),
+) -> Html | None:
+    """Accuracy against latency with the Pareto front; those not raced are ticks on the axis."""
+    if not points:
+        return None
+    costs, gains = [p.cost for p in points], [p.gain for p in points]
+    all_costs = [*costs, *(cost for _, cost in too_slow), *([budget] if budget else [])]
+    frame = axes(
+        span(all_costs, log=True),
+        span(gains),
+        "latency of one image, ms (log)",
+        "top-1",
+        y_format=whole_percent,
+        log_x=True,
+    )
+    front = [points[i] for i in pareto(costs, gains)]
+    steps = " ".join(f"{place(frame.x(p.cost))},{place(frame.y(p.gain))}" for p in front)
+    marks = [
+        tag("polyline", points=steps, class_="line front"),
+        [_outside(frame, name, cost) for name, cost in too_slow],
+        _limit(frame, budget) if budget else None,
+        [
+            _dot(frame, p.cost, p.gain, p.kind, f"{p.name}: {percent(p.gain)}, {number(p.cost)} ms")
+            for p in points
+        ],
+        _names(frame, points),
+    ]
+    return figure(title, frame.draw(marks, description=title), keys)
+
+
+def _names(frame: Axes, points: Sequence[Point]) -> list[Html]:
+    """The points' names beside them, on the side with room, where they do not cover each other."""
+    placed: list[tuple[float, float, float]] = []
+    marks = []
+    for point in sorted(points, key=lambda p: p.kind != "b"):
+        text = short(point.name, 26)
+        x, y, width = frame.x(point.cost), frame.y(point.gain), 6.2 * len(short(point.name, 26))
+        left = x + 8 + width > frame.width - 4
+        start = x - 8 - width if left else x + 8
+        if any(abs(y - v) < 12 and start < e and s < start + width for s, e, v in placed):
+            continue
+        placed.append((start, start + width, y))
+        marks.append(word(x - 8 if left else x + 8, y + 4, text, "end" if left else "start"))
+    return marks
+
+
+def _outside(frame: Axes, name: str, cost: float) -> Html:
+    x, y = frame.x(cost), frame.y.start
+    cross = f"M{place(x - 4)} {place(y - 12)}l8 8m0 -8l-8 8"
+    return tag(
+        "path", tag("title", f"{name}: {number(cost)} ms, not raced"), d=cross, class_="cross"
+    )
+
+
+def _limit(frame: Axes, budget: float) -> list[Html]:
+    x = place(frame.x(budget))
+    said = f"{number(budget)} ms asked for"
+    line = tag("line", tag("title", said), x1=x, x2=x, y1=12, y2=frame.y.start, class_="limit")
+    return [line, word(frame.x(budget) - 5, 22, said, "end")]
+
+
+def bars(
+    title: str, rows: Sequence[Bar], unit: str, keys: Sequence[tuple[str, str]] = ()
+) -> Html | None:
+    """Horizontal bars with their intervals, one under the other."""
+    if not rows:
+        return None
+    height, left, right = 30, 8, 412
+    most = max(max(row.value, row.high or 0) for row in rows) or 1.0
+    scale = Scale(0, most * 1.02, left, right - 78)
+    marks = [_bar(row, i * height, scale, unit) for i, row in enumerate(rows)]
+    return figure(title, svg(420, height * len(rows) + 4, title, marks), keys)
+
+
+def _bar(row: Bar, top: float, scale: Scale, unit: str) -> list[Html | None]:
+    end, middle = scale(row.value), top + 22
+    rect = tag(
+        "rect",
+        tag("title", f"{row.name}: {number(row.value)} {unit}"),
+        x=scale.start,
+        y=top + 17,
+        width=place(max(1.0, end - scale.start)),
+        height=10,
+        rx=2,
+        class_=f"bar {row.kind}",
+    )
+    whisker = None
+    if row.low is not None and row.high is not None:
+        low, high = place(scale(row.low)), place(scale(row.high))
+        stroke = f"M{low} {middle}H{high}M{low} {middle - 4}v8M{high} {middle - 4}v8"
+        whisker = tag("path", d=stroke, class_="whisker")
+    reach = max(end, scale(row.high) if row.high is not None else 0)
+    return [
+        word(scale.start, top + 12, row.name),
+        rect,
+        whisker,
+        word(reach + 7, top + 26, f"{number(row.value)} {unit}"),
+    ]
+
+
+def heat_map(title: str, matrix: np.ndarray, labels: Sequence[str]) -> Html:
+    """A confusion matrix: rows are true, columns predicted, shades are shares of a row."""
+    classes = len(matrix)
+    names = [short(label, 14) for label in labels]
+    cell = max(15, min(40, 480 // classes))
+    left, top = 30 + 6.6 * max(map(len, names)), 26.0
+    below = 18 + 5.0 * max(map(len, names))
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    cells = [
+        _cell(left + j * cell, top + i * cell, cell, int(matrix[i, j]), shares[i, j], i == j,
+              f"{labels[i]} taken for {labels[j]}: {matrix[i, j]} of {matrix[i].sum()}")
+        for i in range(classes) for j in range(classes) if matrix[i, j]
+    ]  # fmt: skip
+    size = cell * classes
+    frame = tag("rect", x=left, y=top, width=size, height=size, class_="frame")
+    beside = [word(left - 6, top + (i + 0.5) * cell + 4, n, "end") for i, n in enumerate(names)]
+    under = [
+        word(0, 0, n, "end", transform=f"translate({left + (j + 0.7) * cell:.1f} {top + size + 12}) rotate(-45)")
+        for j, n in enumerate(names)
+    ]  # fmt: skip
+    heading = [
+        word(left + size / 2, 14, "predicted", "middle", class_="name"),
+        word(12, top + size / 2, "true", "middle", class_="name", transform=f"rotate(-90 12 {top + size / 2})"),
+    ]  # fmt: skip
+    drawing = svg(left + size + 8, top + size + below, title, frame, cells, beside, under, heading)
+    style = (
+        f"min-width:{min(30, 0.062 * (left + size)):.0f}rem;max-width:{(left + size) / 12:.0f}rem"
+    )
+    scroll = {"class_": "scroll", "tabindex": 0, "role": "region", "aria_label": title}
+    keys = [("a", "right"), ("b", "wrong")]
+    return figure(title, tag("div", tag("div", drawing, style=style), **scroll), keys)
+
+
+def _cell(
+    x: float, y: float, side: float, count: int, share: float, right: bool, said: str
+) -> list[Html | None]:
+    # A few mistakes must be seen beside a full diagonal, so theirs is a steeper shade.
+    shade = 0.08 + 0.87 * (share if right else min(1.0, share**0.5))
+    rect = tag(
+        "rect",
+        tag("title", said),
+        x=place(x),
+        y=place(y),
+        width=side - 1,
+        height=side - 1,
+        fill_opacity=f"{shade:.2f}",
+        class_=f"cell {'a' if right else 'b'}",
+    )
+    if side < 26:
+        return [rect, None]
+    contrast = "on" if shade > 0.55 else None
+    return [rect, word(x + side / 2, y + side / 2 + 4, str(count), "middle", class_=contrast)]
+
+
+def reliability_diagram(title: str, bins: Sequence[Bin], colour: str = "a") -> Html:
+    """Accuracy against confidence; the diagonal is perfect calibration, the width of a dot its count."""
+    frame = axes(
+        (0, 1), (0, 1), "confidence", "accuracy", x_format=whole_percent, y_format=whole_percent
+    )
+    ideal = {"x1": frame.x(0), "y1": frame.y(0), "x2": frame.x(1), "y2": frame.y(1)}
+    total = sum(b.count for b in bins)
+    marks: list[Child] = []
+    for b in bins:
+        left, right = frame.x(b.low), frame.x(b.high)
+        said = f"{percent(b.confidence)} sure, {percent(b.accuracy)} right, {b.count} images"
+        marks.append(
+            tag(
+                "rect",
+                tag("title", said),
+                x=place(left + 0.5),
+                y=place(frame.y(b.accuracy)),
+                width=place(right - left - 1),
+                height=place(frame.y(0) - frame.y(b.accuracy)),
+                class_=f"column {colour}",
+            )
+        )
+        radius = 2.5 + 4 * (b.count / total) ** 0.5
+        marks.append(_dot(frame, b.confidence, b.accuracy, colour, said, round(radius, 1)))
+    drawing = frame.draw(tag("line", **ideal, class_="limit"), marks, description=title)
+    return figure(title, drawing)
