@@ -1,0 +1,167 @@
+"""Parts that families share: norm, drop path, channel mixer, block, stage, head."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of maps. Shapes: (B, C, H, W) to the same."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__(dim, eps=eps)
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = input.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: leave a residual branch out for some images (arXiv 1603.09382).
+
+    Args:
+        rate: share of images for which it is left out while training.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * mask / keep
+
+
+class GlobalResponseNorm(nn.Module):
+    """Let channels compete by their norm over the map (arXiv 2301.00808, section 4).
+
+    Shapes: (B, dim, H, W) to the same.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = x.norm(dim=(2, 3), keepdim=True)
+        share = norm / (norm.mean(dim=1, keepdim=True) + self.eps)
+        return x + self.bias.view(1, -1, 1, 1) + self.weight.view(1, -1, 1, 1) * x * share
+
+
+class ConvMlp(nn.Module):
+    """Channel mixer: two 1x1 convolutions with GELU between, and GRN if asked.
+
+    Shapes: (B, dim, H, W) to the same.
+    """
+
+    def __init__(self, dim: int, hidden: int, grn: bool = False) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(dim, hidden, 1)
+        self.act = nn.GELU()
+        self.grn = GlobalResponseNorm(hidden) if grn else nn.Identity()
+        self.fc2 = nn.Conv2d(hidden, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.grn(self.act(self.fc1(x))))
+
+
+class Block(nn.Module):
+    """Token mixer, norm, channel mixer, layer scale, drop path, residual.
+
+    Args:
+        dim: channels.
+        mixer: name that the token mixer goes by in the state dict, and the module.
+        norm: the norm between the mixers.
+        mlp: the channel mixer.
+        scale: initial layer scale (arXiv 2103.17239), or None for none.
+        drop_path: rate of stochastic depth.
+
+    Shapes: (B, dim, H, W) to the same.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: tuple[str, nn.Module],
+        norm: nn.Module,
+        mlp: nn.Module,
+        scale: float | None,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self._mixer = mixer[0]
+        self.add_module(*mixer)
+        self.norm = norm
+        self.mlp = mlp
+        self.gamma = nn.Parameter(torch.full((dim,), scale)) if scale is not None else None
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mlp(self.norm(self._modules[self._mixer](x)))  # pyright: ignore[reportOptionalCall]
+        if self.gamma is not None:
+            y = y * self.gamma.view(1, -1, 1, 1)
+        return x + self.drop_path(y)
+
+
+class Stage(nn.Module):
+    """An optional halving of the map, then blocks.
+
+    Args:
+        downsample: what comes first; an identity in the first stage.
+        blocks: what follows.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.downsample(x))
+
+
+class NormHead(nn.Module):
+    """Average pool, layer norm, dropout, linear. Shapes: (B, dim, H, W) to (B, num_classes)."""
+
+    def __init__(self, dim: int, num_classes: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.drop = nn.Dropout(drop)
+        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.drop(self.norm(x.mean((2, 3))))
+        return x if pre_logits else self.fc(x)
+
+
+def drop_path_rates(most: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Rates that grow evenly from 0 at the first block to `most` at the last, stage by stage."""
+    total = sum(depths)
+    rates = iter([most * i / max(total - 1, 1) for i in range(total)])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+def initialise(module: nn.Module) -> None:
+    """Truncated normal of deviation 0.02 for filters and matrices, zeros for their biases."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def patch_stem(
+    in_chans: int, dim: int, patch: int, norm: Callable[[int], nn.Module]
+) -> nn.Sequential:
+    """Patches of `patch` pixels a side to vectors, then a norm; single pixels are seen in 3x3."""
+    if patch == 1:
+        return nn.Sequential(nn.Conv2d(in_chans, dim, 3, padding=1), norm(dim))
+    return nn.Sequential(nn.Conv2d(in_chans, dim, patch, stride=patch), norm(dim))
