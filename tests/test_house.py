@@ -49,17 +49,19 @@ def room_of(file: Path) -> str:
 def imported_rooms(file: Path) -> Iterator[tuple[int, str]]:
     """Each room that a file imports from, at its top or inside a function, with the line."""
     for node in ast.walk(ast.parse(file.read_bytes())):
-        for module in _modules(node, file):
-            parts = module.split(".")
+        if isinstance(node, ast.Import):
+            modules = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = _sources(node, file)
+        else:
+            continue
+        for parts in (module.split(".") for module in modules):
             if parts[0] == "foveate" and len(parts) > 1:
                 yield node.lineno, parts[1]
 
 
-def _modules(node: ast.AST, file: Path) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [name.name for name in node.names]
-    if not isinstance(node, ast.ImportFrom):
-        return []
+def _sources(node: ast.ImportFrom, file: Path) -> list[str]:
+    """The modules that a `from … import …` reaches for."""
     package = ["foveate", *file.parent.relative_to(SOURCE).parts]
     within = package[: len(package) - node.level + 1] if node.level else []
     base = ".".join([*within, *filter(None, [node.module])])
