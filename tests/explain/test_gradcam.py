@@ -1,7 +1,5 @@
 """Grad-CAM against its closed form, and against captum where that is installed."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -26,21 +24,19 @@ class Pooled(nn.Module):
 
 
 class Tokens(nn.Module):
-    """The same net with its map as tokens behind a class token."""
+    """The same net, its map as tokens behind a class token, named as timm's ViTs name theirs."""
 
     num_prefix_tokens = 1
 
     def __init__(self, net: Pooled) -> None:
         super().__init__()
-        self.net, self.last = net, nn.Identity()
+        self.patch_embed = nn.Sequential(net.conv, net.act)
+        self.blocks, self.norm, self.head = nn.Identity(), nn.Identity(), net.head
 
     def forward(self, x):
-        tokens = self.net.act(self.net.conv(x)).flatten(2).transpose(1, 2)
-        tokens = self.last(torch.cat([tokens[:, :1] * 0, tokens], dim=1))
-        return self.net.head(tokens[:, 1:].mean(dim=1))
-
-    def explanation(self):
-        return SimpleNamespace(module=self.last, layout="BNC")
+        tokens = self.patch_embed(x).flatten(2).transpose(1, 2)
+        tokens = self.norm(torch.cat([tokens[:, :1] * 0, tokens], dim=1))
+        return self.head(tokens[:, 1:].mean(dim=1))
 
 
 class Vision(nn.Module):
@@ -106,9 +102,26 @@ def test_takes_bytes_and_arrays(net, images):
 
 
 def test_explains_the_module_that_the_backbone_names(net, images):
-    first = Vision(nn.Sequential(nn.Conv2d(3, 3, 1), net))
-    first.backbone.explanation = lambda: SimpleNamespace(module=first.backbone[0], layout="BCHW")
-    assert not np.allclose(saliency(first, images, TARGETS), saliency(net, images, TARGETS))
+    first = nn.Conv2d(3, 3, 1)
+    model = Vision(nn.Sequential(first, net))
+    model.backbone.feature_info = [{"module": "0"}]
+    with torch.no_grad():
+        seen = first(images).requires_grad_()
+    logits = net(seen)
+    (gradient,) = torch.autograd.grad(logits[range(5), TARGETS].sum(), seen)
+    cam = (gradient.mean(dim=(2, 3), keepdim=True) * seen).sum(dim=1).relu().detach()
+    cam = cam / cam.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    np.testing.assert_allclose(saliency(model, images, TARGETS), cam, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "inceptionnext_atto"])
+def test_our_families_are_explained(name):
+    from foveate import VisionModel
+
+    model = VisionModel.create(name, ["a", "b", "c"], 64)
+    found = saliency(model, torch.randint(0, 255, (2, 3, 48, 80), dtype=torch.uint8), [0, 2])
+    assert found.shape == (2, 48, 80)
+    assert np.isfinite(found).all()
 
 
 def test_is_zero_where_nothing_speaks_for_the_class(net, images):
@@ -145,12 +158,6 @@ def test_no_images_give_no_maps(net):
 def test_a_model_without_a_map_is_a_clear_error(images):
     with pytest.raises(FoveateError, match="Sequential makes no map"):
         saliency(nn.Sequential(nn.Flatten(), nn.Linear(576, 4)), images, TARGETS)
-
-
-def test_an_unknown_layout_is_a_clear_error(net, images):
-    net.explanation = lambda: SimpleNamespace(module=net.act, layout="HWBC")
-    with pytest.raises(FoveateError, match="'HWBC'.*BCHW"):
-        saliency(Vision(net), images, TARGETS)
 
 
 def test_agrees_with_captum(net, images):

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate.backbones import Explanation, explanation
 from foveate.errors import FoveateError
 
 CHUNK = 32
@@ -24,8 +25,8 @@ def saliency(
 ) -> np.ndarray:
     """Show where each image speaks for a class.
 
-    The map to look at is the one that `model.backbone.explanation()` names; for
-    any other model it is the last one with more than one pixel that a module gives.
+    The map to look at is the one that the backbone's `explanation()` names; for a
+    model that names none it is the last one with more than one pixel.
 
     Args:
         model: a VisionModel, or any module from images to logits (B, classes).
@@ -34,7 +35,7 @@ def saliency(
 
     Returns: float32 (B, H, W) in [0, 1]: each image's strongest place is 1, and
         an image in which nothing speaks for its class is 0 everywhere.
-    Raises: FoveateError if the model makes no map, or the map's layout is unknown.
+    Raises: FoveateError if the model makes no map.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     pixels = torch.as_tensor(images, device=device)
@@ -42,14 +43,14 @@ def saliency(
     if len(pixels) == 0:
         return np.zeros((0, *pixels.shape[-2:]), np.float32)
     with _evaluating(model):
-        module, layout = _explained(model, pixels[:1])
+        module, lies = _explained(model, pixels[:1])
         chunks = zip(pixels.split(CHUNK), classes.split(CHUNK), strict=True)
-        maps = [_normalise(_cam(model, module, layout, x, y), x) for x, y in chunks]
+        maps = [_normalise(_cam(model, module, lies, x, y), x) for x, y in chunks]
     return torch.cat(maps).cpu().numpy()
 
 
 def _cam(
-    model: nn.Module, module: nn.Module, layout: str, images: Tensor, targets: Tensor
+    model: nn.Module, module: nn.Module, lies: Explanation, images: Tensor, targets: Tensor
 ) -> Tensor:
     """Channels weighted by their mean gradient, summed, negative evidence dropped: (B, h, w)."""
     taken: list[Tensor] = []
@@ -66,10 +67,8 @@ def _cam(
             (gradient,) = torch.autograd.grad(score, taken[-1])
     finally:
         handle.remove()
-    prefix = getattr(getattr(model, "backbone", model), "num_prefix_tokens", None)
-    activation = _as_map(taken[-1].detach(), layout, images, prefix)
-    gradient = _as_map(gradient, layout, images, prefix)
-    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    activation = _as_map(taken[-1].detach(), lies, images)
+    weights = _as_map(gradient, lies, images).mean(dim=(2, 3), keepdim=True)
     return (weights * activation).sum(dim=1).relu().float()
 
 
@@ -80,33 +79,31 @@ def _normalise(cam: Tensor, images: Tensor) -> Tensor:
     return torch.where(peak > 0, resized / peak, 0).clamp(0, 1)[:, 0]
 
 
-def _as_map(x: Tensor, layout: str, images: Tensor, prefix: int | None) -> Tensor:
+def _as_map(x: Tensor, lies: Explanation, images: Tensor) -> Tensor:
     """A map of any layout as (B, C, h, w)."""
-    if layout == "BCHW":
+    if lies.layout == "BCHW":
         return x
-    if layout == "BHWC":
+    if lies.layout == "BHWC":
         return x.permute(0, 3, 1, 2)
-    if layout == "BNC":
-        height, width = _grid(x.shape[1] - (prefix or 0), images.shape[-2] / images.shape[-1])
-        return x[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
-    raise FoveateError(
-        f"the map to explain has the layout {layout!r}: give BCHW, BHWC or BNC in explanation()"
-    )
+    tokens = x[:, lies.prefix_tokens :]
+    grid = _grid(tokens.shape[1], images.shape[-2] / images.shape[-1])
+    return tokens.transpose(1, 2).unflatten(2, grid)
 
 
 def _grid(tokens: int, aspect: float) -> tuple[int, int]:
-    """Rows and columns of the largest grid of the image's aspect that `tokens` can fill."""
-    width = math.isqrt(max(1, int(tokens / aspect + 1e-6)))
-    return max(1, min(tokens // width, round(width * aspect))), width
+    """Rows and columns that the tokens fill, as near to the image's aspect as can be."""
+    rows = [r for r in range(1, tokens + 1) if tokens % r == 0]
+    best = min(rows, key=lambda r: abs(math.log(r * r / tokens / aspect)))
+    return best, tokens // best
 
 
-def _explained(model: nn.Module, image: Tensor) -> tuple[nn.Module, str]:
+def _explained(model: nn.Module, image: Tensor) -> tuple[nn.Module, Explanation]:
     """The module whose output is looked at, and how that output lies."""
-    backbone = getattr(model, "backbone", None)
-    if hasattr(backbone, "explanation"):
-        explanation = backbone.explanation()
-        return explanation.module, explanation.layout
-    return _last_map(model, image), "BCHW"
+    backbone = getattr(model, "backbone", model)
+    named = explanation(backbone)
+    if named is None:
+        return _last_map(model, image), Explanation("")
+    return backbone.get_submodule(named.module), named
 
 
 def _last_map(model: nn.Module, image: Tensor) -> nn.Module:

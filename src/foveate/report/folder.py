@@ -88,9 +88,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """analysis.npz without pickles; empty if it is missing, damaged or does not fit together."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
         return {}
     return arrays if _fit_together(arrays) else {}
 

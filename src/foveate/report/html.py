@@ -4,7 +4,7 @@ import html
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 VOID = {"br", "hr", "img", "meta"}
@@ -97,7 +97,7 @@ def short(text: Any, limit: int = 60) -> str:
 # ---------------------------------------------------------------- figures as words
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether it is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

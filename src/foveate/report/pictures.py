@@ -38,7 +38,7 @@ def data_uri(image: np.ndarray) -> str:
 
 
 def overlay(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) under its saliency (H, W): grey where it did not matter, hot where it did."""
+    """An image (H, W, 3) under its saliency (H, W): grey where nothing speaks."""
     strength = np.clip(np.nan_to_num(saliency), 0, 1).astype(np.float32)
     grey = np.repeat(image.astype(np.float32).mean(axis=2, keepdims=True), 3, axis=2)
     blend = (0.15 + 0.55 * strength)[..., None]

@@ -36,7 +36,7 @@ class Series:
     @property
     def points(self) -> list[tuple[float, float]]:
         """The finite ones, thinned to at most 200 by means of neighbours."""
-        whole = [p for p in zip(self.x, self.y, strict=True) if all(map(is_number, p))]
+        whole = [p for p in zip(self.x, self.y, strict=True) if all(is_number(v) for v in p)]
         groups = np.array_split(np.array(whole).reshape(-1, 2), min(POINTS, len(whole)) or 1)
         return [tuple(group.mean(axis=0).tolist()) for group in groups if len(group)]
 
@@ -77,8 +77,9 @@ def curves(
     y_name: str,
     y_format: Format = plain,
     zero: bool = False,
+    keys: Sequence[tuple[str, str]] | None = None,
 ) -> Html | None:
-    """Lines over a common x; None if no series has a point."""
+    """Lines over a common x, a key for each by default; None if no series has a point."""
     drawn = [(s, s.points) for s in series if s.points]
     if not drawn:
         return None
@@ -93,8 +94,8 @@ def curves(
         y_format=y_format,
     )
     marks = [_line(frame, s, points) for s, points in drawn]
-    keys = [(s.colour, s.name) for s, _ in drawn]
-    return figure(title, frame.draw(marks, description=title), keys)
+    named = [(s.colour, s.name) for s, _ in drawn]
+    return figure(title, frame.draw(marks, description=title), named if keys is None else keys)
 
 
 def _line(frame: Axes, series: Series, points: Sequence[tuple[float, float]]) -> list[Html]:
@@ -102,10 +103,12 @@ def _line(frame: Axes, series: Series, points: Sequence[tuple[float, float]]) ->
     line = tag("polyline", points=path, class_=f"line {series.colour}")
     if len(points) > MARKED:
         return [line]
-    return [line, *(
-        _dot(frame, x, y, series.colour, f"{series.name}: {frame.y_format(float(f'{y:.4g}'))} at {x:.3g}", 2.5)
-        for x, y in points
-    )]  # fmt: skip
+    said = [f"{series.name}: {frame.y_format(float(f'{y:.4g}'))} at {x:.3g}" for x, y in points]
+    dots = [
+        _dot(frame, x, y, series.colour, words, 2.5)
+        for (x, y), words in zip(points, said, strict=True)
+    ]
+    return [line, *dots]
 
 
 def _dot(frame: Axes, x: float, y: float, colour: str, said: str, radius: float = 5) -> Html:
@@ -168,16 +171,14 @@ def _names(frame: Axes, points: Sequence[Point]) -> list[Html]:
 def _outside(frame: Axes, name: str, cost: float) -> Html:
     x, y = frame.x(cost), frame.y.start
     cross = f"M{place(x - 4)} {place(y - 12)}l8 8m0 -8l-8 8"
-    return tag(
-        "path", tag("title", f"{name}: {number(cost)} ms, not raced"), d=cross, class_="cross"
-    )
+    said = f"{name}: {number(cost)} ms, not raced"
+    return tag("path", tag("title", said), d=cross, class_="cross")
 
 
-def _limit(frame: Axes, budget: float) -> list[Html]:
+def _limit(frame: Axes, budget: float) -> Html:
     x = place(frame.x(budget))
-    said = f"{number(budget)} ms asked for"
-    line = tag("line", tag("title", said), x1=x, x2=x, y1=12, y2=frame.y.start, class_="limit")
-    return [line, word(frame.x(budget) - 5, 22, said, "end")]
+    said = f"{budget:g} ms asked for"
+    return tag("line", tag("title", said), x1=x, x2=x, y1=12, y2=frame.y.start, class_="limit")
 
 
 def bars(
@@ -223,33 +224,46 @@ def heat_map(title: str, matrix: np.ndarray, labels: Sequence[str]) -> Html:
     """A confusion matrix: rows are true, columns predicted, shades are shares of a row."""
     classes = len(matrix)
     names = [short(label, 14) for label in labels]
+    longest = max(map(len, names))
     cell = max(15, min(40, 480 // classes))
-    left, top = 30 + 6.6 * max(map(len, names)), 26.0
-    below = 18 + 5.0 * max(map(len, names))
+    left, top, size = 30 + 6.6 * longest, 26.0, cell * classes
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     cells = [
-        _cell(left + j * cell, top + i * cell, cell, int(matrix[i, j]), shares[i, j], i == j,
-              f"{labels[i]} taken for {labels[j]}: {matrix[i, j]} of {matrix[i].sum()}")
-        for i in range(classes) for j in range(classes) if matrix[i, j]
-    ]  # fmt: skip
-    size = cell * classes
+        _cell(
+            left + j * cell,
+            top + i * cell,
+            cell,
+            int(matrix[i, j]),
+            float(shares[i, j]),
+            i == j,
+            f"{labels[i]} taken for {labels[j]}: {matrix[i, j]} of {matrix[i].sum()}",
+        )
+        for i, j in np.argwhere(matrix).tolist()
+    ]
     frame = tag("rect", x=left, y=top, width=size, height=size, class_="frame")
+    words = _class_names(names, left, top, cell)
+    drawing = svg(left + size + 8, top + size + 18 + 5 * longest, title, frame, cells, words)
+    style = f"min-width:{7 + 1.5 * classes:.0f}rem;max-width:{(left + size) / 12:.0f}rem"
+    inside = tag("div", drawing, style=style)
+    scroll = tag("div", inside, class_="scroll", tabindex=0, role="region", aria_label=title)
+    return figure(title, scroll, [("a", "right"), ("b", "wrong")])
+
+
+def _class_names(names: Sequence[str], left: float, top: float, cell: float) -> list[Html]:
+    """The names beside the rows and, turned, under the columns; and which is which."""
+    size = cell * len(names)
     beside = [word(left - 6, top + (i + 0.5) * cell + 4, n, "end") for i, n in enumerate(names)]
+    places = [
+        f"translate({left + (j + 0.7) * cell:.1f} {top + size + 12})" for j in range(len(names))
+    ]
     under = [
-        word(0, 0, n, "end", transform=f"translate({left + (j + 0.7) * cell:.1f} {top + size + 12}) rotate(-45)")
-        for j, n in enumerate(names)
-    ]  # fmt: skip
-    heading = [
-        word(left + size / 2, 14, "predicted", "middle", class_="name"),
-        word(12, top + size / 2, "true", "middle", class_="name", transform=f"rotate(-90 12 {top + size / 2})"),
-    ]  # fmt: skip
-    drawing = svg(left + size + 8, top + size + below, title, frame, cells, beside, under, heading)
-    style = (
-        f"min-width:{min(30, 0.062 * (left + size)):.0f}rem;max-width:{(left + size) / 12:.0f}rem"
-    )
-    scroll = {"class_": "scroll", "tabindex": 0, "role": "region", "aria_label": title}
-    keys = [("a", "right"), ("b", "wrong")]
-    return figure(title, tag("div", tag("div", drawing, style=style), **scroll), keys)
+        word(0, 0, n, "end", transform=f"{at} rotate(-45)")
+        for n, at in zip(names, places, strict=True)
+    ]
+    across = word(left + size / 2, 14, "predicted", "middle", class_="name")
+    turned = f"rotate(-90 12 {place(top + size / 2)})"
+    down = word(12, top + size / 2, "true", "middle", class_="name", transform=turned)
+    return [*beside, *under, across, down]
 
 
 def _cell(
@@ -274,7 +288,7 @@ def _cell(
 
 
 def reliability_diagram(title: str, bins: Sequence[Bin], colour: str = "a") -> Html:
-    """Accuracy against confidence; the diagonal is perfect calibration, the width of a dot its count."""
+    """Accuracy against confidence: the diagonal is perfect, a larger dot holds more images."""
     frame = axes(
         (0, 1), (0, 1), "confidence", "accuracy", x_format=whole_percent, y_format=whole_percent
     )

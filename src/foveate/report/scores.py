@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(share: float, n: float, z: float = 1.959964) -> tuple[float, float]:
     """The interval of a share seen in `n` trials, 95% by default.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical
@@ -35,7 +35,7 @@ def confusion(predicted: np.ndarray, targets: np.ndarray, classes: int) -> np.nd
 
 
 def precision_and_recall(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of a confusion matrix, a figure per class; NaN where a class was never said or never there."""
+    """Of a confusion matrix, a figure per class; NaN where it was never said or never there."""
     hits = matrix.diagonal().astype(float)
     with np.errstate(invalid="ignore"):
         return hits / matrix.sum(axis=0), hits / matrix.sum(axis=1)
@@ -57,16 +57,16 @@ def reliability(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) 
     confidence = probabilities.max(axis=1)
     hit = probabilities.argmax(axis=1) == targets
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    held = [(i, index == i) for i in range(bins) if (index == i).any()]
     return [
         Bin(
-            i / bins,
-            (i + 1) / bins,
-            int(m.sum()),
-            float(confidence[m].mean()),
-            float(hit[m].mean()),
+            low=i / bins,
+            high=(i + 1) / bins,
+            count=int(those.sum()),
+            confidence=float(confidence[those].mean()),
+            accuracy=float(hit[those].mean()),
         )
-        for i in range(bins)
-        if (m := index == i).any()
+        for i, those in held
     ]
 
 

@@ -1,5 +1,6 @@
 """The choice: which models were measured and raced, and why one of them won."""
 
+from foveate.report.axes import whole_percent
 from foveate.report.folder import Folder, dig, rows
 from foveate.report.html import (
     Child,
@@ -8,7 +9,6 @@ from foveate.report.html import (
     is_number,
     join,
     missing,
-    number,
     percent,
     scaled,
     short,
@@ -33,13 +33,9 @@ def _words(folder: Folder, candidates: list[Row]) -> Html:
     kept = [row for row in candidates if row.get("kept")]
     asked, model = folder.get("asked", "latency_ms"), folder.get("asked", "model")
     if len(candidates) == 1:
-        named = f"{short(candidates[0].get('name'))} is the only candidate"
-        return tag(
-            "p", named + (": it was asked for by name." if model not in (None, "auto") else ".")
-        )
-    limit = (
-        f"; {len(kept)} of them meet the {number(asked)} ms asked for" if is_number(asked) else ""
-    )
+        why = ": it was asked for by name." if model not in (None, "auto") else "."
+        return tag("p", f"{short(candidates[0].get('name'))} is the only candidate{why}")
+    limit = f"; {len(kept)} of them meet the {asked:g} ms asked for" if is_number(asked) else ""
     won = f" {short(winner.get('name'))} won." if winner else " The race is not over yet."
     said = (
         f"{len(candidates)} models were measured on this machine{limit}. Those that the budget "
@@ -66,13 +62,13 @@ def _plots(folder: Folder, candidates: list[Row]) -> Html | None:
         if (cost := _latency(row)) and not is_number(row.get("top1"))
     ]
     asked = folder.get("asked", "latency_ms")
-    plot = trade(
-        "Accuracy against latency",
-        raced,
-        too_slow=outside,
-        budget=asked if is_number(asked) and asked > 0 else None,
-        keys=[("b", "chosen"), ("a", "raced; dashes: Pareto front")],
-    )
+    budget = asked if is_number(asked) and asked > 0 else None
+    keys = [("b", "chosen"), ("a", "raced; dashes: the Pareto front")]
+    if outside:
+        keys.append(("x", "not raced"))
+    if budget:
+        keys.append(("l", f"{budget:g} ms asked for"))
+    plot = trade("Accuracy against latency", raced, too_slow=outside, budget=budget, keys=keys)
     return tag("div", plot, _rungs(candidates), class_="plots") if plot else None
 
 
@@ -92,7 +88,8 @@ def _rungs(candidates: list[Row]) -> Html | None:
         series,
         x_name="minutes of training, summed",
         y_name="top-1",
-        y_format=lambda share: f"{100 * share:.4g}%",
+        y_format=whole_percent,
+        keys=[("b", "chosen"), ("a", "the others")],
     )
     return drawn if any(len(s.x) > 1 for s in series) else None
 
@@ -114,12 +111,11 @@ def _table(candidates: list[Row]) -> Html:
         return ["*", *cells] if row.get("chosen") else cells
 
     def order(row: Row) -> tuple[bool, float, float]:
-        top1 = row.get("top1")
-        return not row.get("chosen"), -(top1 if is_number(top1) else -1.0), _latency(row) or 0.0
+        gain = row["top1"] if is_number(row.get("top1")) else -1.0
+        return not row.get("chosen"), -gain, _latency(row) or 0.0
 
-    return table(
-        head, [line(row) for row in sorted(candidates, key=order)], label="Candidates", text=2
-    )
+    lines = [line(row) for row in sorted(candidates, key=order)]
+    return table(head, lines, label="Candidates", text=2)
 
 
 def _outcome(row: Row) -> Child:

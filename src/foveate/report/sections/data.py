@@ -24,16 +24,16 @@ def _summary(found: dict) -> Html:
     splits = _splits(found)
     sums = [f"{sum(counts.values()):,} {name}" for name, counts in splits.items()]
     sizes = [
-        f"{name} {size[0]} × {size[1]}"
-        for name in ("min", "median", "max")
-        if isinstance(size := dig(found, "sizes", name), list) and len(size) == 2
+        f"{word} {size[0]} × {size[1]}"
+        for name, word in (("min", "smallest"), ("median", "median"), ("max", "largest"))
+        if len(size := listed(dig(found, "sizes", name))) == 2
     ]
     classes = f"{len(listed(found.get('labels')))} classes; images: {', '.join(sums) or 'none'}."
     pixels = f" Pixels, width × height: {', '.join(sizes)}." if sizes else ""
     return tag("p", classes + pixels)
 
 
-def _splits(found: dict) -> dict[str, dict[str, int]]:
+def _splits(found: dict) -> dict[str, dict[str, float]]:
     splits = found.get("splits")
     if not isinstance(splits, dict):
         return {}

@@ -30,14 +30,13 @@ def _words(folder: Folder) -> Html:
     guard = folder.get("deploy", "guard")
     if not is_number(guard):
         guard = folder.get("asked", "guard")
-    limit = (
-        f"may lose at most {number(guard)} {'point' if guard == 1 else 'points'} of top-1"
-        if is_number(guard)
-        else "must keep its accuracy"
-    )
+    limit = "must keep its accuracy"
+    if is_number(guard):
+        points = "point" if guard == 1 else "points"
+        limit = f"may lose at most {guard:g} {points} of top-1"
     said = (
-        f"Each format {limit} and agree with the trained model; of those that do, the fastest "
-        "on this machine is chosen. Parity compares its logits with the trained model's."
+        f"A format {limit}; of those that pass, the fastest on this machine is chosen. "
+        "Parity compares a format's logits with the trained model's."
     )
     return tag("p", said)
 
@@ -63,7 +62,7 @@ def _plot(formats: list[dict]) -> Html | None:
 
 
 def _number(value: object) -> float | None:
-    return value if is_number(value) else None  # pyright: ignore[reportReturnType]
+    return value if is_number(value) else None
 
 
 def _table(formats: list[dict]) -> Html:

@@ -53,45 +53,35 @@ def _confusions(matrix: np.ndarray, labels: list[str]) -> Html | None:
 
 
 def _worst(folder: Folder, predicted: np.ndarray) -> Html | None:
-    arrays, labels = folder.arrays, folder.labels
-    indices, images, maps = (
-        arrays.get(f"worst_{name}") for name in ("index", "images", "saliency")
-    )
+    arrays = folder.arrays
+    indices, images = arrays.get("worst_index"), arrays.get("worst_images")
     if indices is None or images is None or len(indices) == 0 or len(images) != len(indices):
         return None
     sure = softmax(arrays["logits"]).max(axis=1)
-    names = arrays.get("worst_names")
-    cards = []
-    for k, i in enumerate(indices.tolist()):
-        if not 0 <= i < len(predicted):
-            continue
-        true, said = labels[int(arrays["targets"][i])], labels[int(predicted[i])]
-        pair = [picture(images[k], f"a test image of {short(true, 30)}")]
-        if maps is not None and len(maps) == len(images) and maps[k].shape == images[k].shape[:2]:
-            why = overlay(images[k], maps[k])
-            pair.append(picture(why, f"where the evidence for {short(said, 30)} lies"))
-        name = (
-            short(names[k], 48)
-            if names is not None and len(names) == len(indices)
-            else f"test image {i}"
-        )
-        words = [
-            tag("b", short(said, 30)),
-            f" {percent(sure[i])} sure; is ",
-            tag("b", short(true, 30)),
-        ]
-        cards.append(
-            tag(
-                "div",
-                tag("div", pair, class_="pair"),
-                tag("p", words),
-                tag("p", name, class_="note"),
-            )
-        )
-    note = "Mistakes of which the model was surest. Beside each: what spoke for its answer (Grad-CAM), bright is much."
-    return join(
-        [tag("h3", "The worst mistakes"), tag("p", note), tag("div", cards, class_="mistakes")]
+    cards = [
+        _mistake(folder, k, i, int(predicted[i]), float(sure[i]))
+        for k, i in enumerate(indices.tolist())
+        if 0 <= i < len(predicted)
+    ]
+    note = (
+        "The mistakes of which the model was surest. Beside each image: what spoke for its answer "
+        "(Grad-CAM of the trained model); the brighter, the more."
     )
+    shown = tag("div", cards, class_="mistakes")
+    return join([tag("h3", "The worst mistakes"), tag("p", note), shown])
+
+
+def _mistake(folder: Folder, k: int, i: int, predicted: int, sure: float) -> Html:
+    """The k-th of the worst mistakes, which is test image i."""
+    images, targets = folder.arrays["worst_images"], folder.arrays["targets"]
+    maps, names = folder.arrays.get("worst_saliency"), folder.arrays.get("worst_names")
+    true, said = (short(folder.labels[c], 30) for c in (int(targets[i]), predicted))
+    pair = [picture(images[k], f"a test image of {true}")]
+    if maps is not None and maps.shape == images.shape[:3]:
+        pair.append(picture(overlay(images[k], maps[k]), f"where the evidence for {said} lies"))
+    name = short(names[k], 48) if names is not None and k < len(names) else f"test image {i}"
+    words = tag("p", tag("b", said), f" {percent(sure)} sure; is ", tag("b", true))
+    return tag("div", tag("div", pair, class_="pair"), words, tag("p", name, class_="note"))
 
 
 def _classes(matrix: np.ndarray, labels: list[str]) -> Html:

@@ -9,9 +9,8 @@ from foveate.report.html import Child, Html, join, missing, number, short, table
 
 def section(folder: Folder) -> Html:
     """Everything that decides the figures above."""
-    return join(
-        [_commands(folder), _asked(folder), _recipe(folder), _machine(folder), _minutes(folder)]
-    )
+    tables = [_asked(folder), _recipe(folder), _machine(folder), _minutes(folder)]
+    return join([_commands(folder), tag("div", tables, class_="pairs")])
 
 
 def _commands(folder: Folder) -> Html:
@@ -27,13 +26,10 @@ def _commands(folder: Folder) -> Html:
 
 
 def _asked(folder: Folder) -> Html | None:
-    asked = {k: v for k, v in (folder.get("asked") or {}).items() if v is not None}
-    head = {
-        "foveate": folder.get("foveate"),
-        "started": folder.get("started"),
-        "seed": folder.get("seed"),
-    }
-    return _pairs("What was asked", {k: v for k, v in {**head, **asked}.items() if v is not None})
+    head = {name: folder.get(name) for name in ("foveate", "started", "seed", "source")}
+    asked = folder.get("asked")
+    both = {**head, **(asked if isinstance(asked, dict) else {})}
+    return _pairs("What was asked", {k: v for k, v in both.items() if v is not None})
 
 
 def _recipe(folder: Folder) -> Html | None:
@@ -57,10 +53,8 @@ def _pairs(title: str, values: Any) -> Html | None:
     """A table of names and values, or nothing."""
     if not isinstance(values, dict) or not values:
         return None
-    lines: list[list[Child]] = [
-        [str(key), tag("code", said(value))] for key, value in values.items()
-    ]
-    return join([tag("h3", title), table(["", ""], lines, label=title, text=2)])
+    lines: list[list[Child]] = [[short(k), tag("code", said(v))] for k, v in values.items()]
+    return tag("div", tag("h3", title), table(["name", "value"], lines, label=title, text=2))
 
 
 def said(value: Any) -> str:

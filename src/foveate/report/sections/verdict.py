@@ -1,6 +1,6 @@
 """The verdict: one sentence and four figures."""
 
-from foveate.report.folder import Folder, dig
+from foveate.report.folder import Folder, dig, rows
 from foveate.report.html import (
     Child,
     Html,
@@ -48,23 +48,21 @@ def sentence(folder: Folder) -> str:
         return f"{model} is trained to {top1} on validation, and not exported or tested yet."
     if folder.evaluations:
         last = folder.evaluations[-1]
-        at = (
-            f"after {number(last.get('epoch'))} epochs"
-            if is_number(last.get("epoch"))
-            else "so far"
-        )
-        return f"This run stopped while training: {percent(last.get('top1'))} on validation {at}."
+        epoch, top1 = last.get("epoch"), percent(last.get("top1"))
+        at = f"after {number(epoch)} epochs" if is_number(epoch) else "so far"
+        return f"This run is not trained to its end: {top1} on validation {at}."
     if folder.train or folder.get("race"):
         return "This run has begun to train, and has no accuracy yet."
     return "This run has only begun: nothing is trained yet."
 
 
 def baseline(folder: Folder) -> tuple[str, float] | None:
-    """The largest class of the training split, and the share of the test split it would get right."""
+    """The largest class in training, and the share of the test split that it alone gets right."""
     train, test = (folder.get("data", "splits", name) for name in ("train", "test"))
     if not isinstance(train, dict) or not isinstance(test, dict):
         return None
-    if not train or not sum(test.values()):
+    counts = [*train.values(), *test.values()]
+    if not train or not all(map(is_number, counts)) or not sum(test.values()):
         return None
     label = max(train, key=lambda name: train[name])
     return label, test.get(label, 0) / sum(test.values())
@@ -93,17 +91,17 @@ def _latency(folder: Folder) -> Html:
         met = is_number(median) and median <= asked
         kind = "good" if met else "bad" if is_number(median) else None
         verdict = "within" if met else "over" if is_number(median) else "at most"
-        notes.append(tag("span", f"{verdict} the {number(asked)} ms asked for", class_=kind))
+        notes.append(tag("span", f"{verdict} the {asked:g} ms asked for", class_=kind))
     return _card("Latency", number(dig(latency, "median"), unit=" ms"), notes)
 
 
 def _size(folder: Folder) -> Html:
-    formats = folder.get("deploy", "formats") or []
+    formats = rows(folder.get("deploy", "formats"))
     chosen = next((row for row in formats if dig(row, "chosen")), None)
-    raced = folder.get("race", "candidates") or []
+    raced = rows(folder.get("race", "candidates"))
     winner = next((row for row in raced if dig(row, "chosen")), None)
     params, macs = dig(winner, "params"), dig(winner, "macs")
-    notes = [
+    notes: list[Child] = [
         f"{scaled(params)} parameters" if is_number(params) else None,
         f"{scaled(macs)} MACs an image" if is_number(macs) else None,
     ]
@@ -112,18 +110,19 @@ def _size(folder: Folder) -> Html:
 
 def _time(folder: Folder) -> Html:
     asked, epochs = folder.get("asked", "minutes"), folder.get("asked", "epochs")
-    minutes = folder.get("minutes") or {}
-    total = dig(minutes, "total")
+    minutes = folder.get("minutes")
+    minutes = minutes if isinstance(minutes, dict) else {}
+    total = minutes.get("total")
     if not is_number(total):
         total = sum(v for v in minutes.values() if is_number(v)) or None
-    budget = (
-        f"{number(asked)} asked for to learn in"
-        if is_number(asked)
-        else f"{number(epochs)} epochs asked for"
-    )
+    budget = None
+    if is_number(asked):
+        budget = f"{asked:g} asked for, to look, choose and train"
+    elif is_number(epochs):
+        budget = f"{epochs:g} epochs asked for"
     trained = dig(minutes, "training") or dig(minutes, "train")
-    notes = [
-        budget if is_number(asked) or is_number(epochs) else None,
+    notes: list[Child] = [
+        budget,
         f"{number(trained)} of them training" if is_number(trained) else None,
     ]
     return _card("Minutes used", number(total), notes)
