@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-LABELS = "aeroplane automobile bird cat deer dog frog horse ship truck".split()
+LABELS = ["aeroplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def spread(median: float) -> dict[str, float]:

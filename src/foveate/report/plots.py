@@ -187,7 +187,7 @@ def bars(
     """Horizontal bars with their intervals, one under the other."""
     if not rows:
         return None
-    height, left, right = 30, 8, 412
+    height, left, right = 38, 8, 412
     most = max(max(row.value, row.high or 0) for row in rows) or 1.0
     scale = Scale(0, most * 1.02, left, right - 78)
     marks = [_bar(row, i * height, scale, unit) for i, row in enumerate(rows)]

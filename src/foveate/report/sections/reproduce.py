@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from foveate.report.folder import Folder, dig
-from foveate.report.html import Child, Html, join, missing, number, short, table, tag
+from foveate.report.html import Child, Html, join, missing, short, table, tag
 
 
 def section(folder: Folder) -> Html:
@@ -60,7 +60,7 @@ def _pairs(title: str, values: Any) -> Html | None:
 def said(value: Any) -> str:
     """A value of run.json in words."""
     if isinstance(value, float):
-        return number(value, 4)
+        return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{k} {said(v)}" for k, v in value.items())
     if isinstance(value, list):
