@@ -2,7 +2,7 @@
 
 import pytest
 
-from foveate.catalog import Evidence, ranking, search
+from foveate.catalog import Evidence, papers, ranking, search
 from foveate.errors import FoveateError
 
 
@@ -53,6 +53,17 @@ def test_what_was_meant_is_found(typed, meant):
 def test_a_slug_finds_its_own_paper_first(slug):
     assert slugs(slug)[0] == slug
     assert slugs(slug.upper().replace("_", "-"))[0] == slug
+
+
+def test_a_title_finds_its_own_paper_first():
+    first = [row for row in papers() if row.tier == 1]
+    assert [row.slug for row in first if slugs(row.title)[0] != row.slug] == []
+
+
+def test_a_long_name_with_a_letter_missing_finds_its_paper():
+    long = [row.slug for row in papers() if len(row.slug) > 9 and "_" not in row.slug]
+    assert len(long) > 30
+    assert [slug for slug in long if slug not in slugs(slug[:5] + slug[6:])[:5]] == []
 
 
 def test_a_well_spelt_word_finds_nothing_merely_alike():

@@ -75,10 +75,10 @@ def paper(slug: str) -> Paper:
         return _by_slug()[slug]
     except KeyError:
         near = difflib.get_close_matches(slug.lower(), _by_slug(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        nearest = f"the nearest are {', '.join(near)}; " if near else ""
         raise FoveateError(
-            f"no paper has the slug {slug!r} in the catalogue: "
-            f"{hint}`foveate papers WORDS` searches it"
+            f"no paper of the catalogue has the slug {slug!r}: "
+            f"{nearest}`foveate papers WORDS` searches for one"
         ) from None
 
 
