@@ -39,6 +39,8 @@ class Size:
         crop: share of the shorter side that is kept when published weights are judged.
         races: smallest and largest side of images for which `foveate fit`
             considers it unasked; None for never.
+        rank: its place among those that are considered; a budget that is too
+            short for all takes the first.
     """
 
     config: dict[str, Any]
@@ -46,6 +48,7 @@ class Size:
     weights: dict[str, str] = field(default_factory=dict)
     crop: float = 0.875
     races: tuple[int, int] | None = None
+    rank: int = 9
 
 
 class Backbone(nn.Module):

@@ -72,7 +72,9 @@ class ConvNeXt(Backbone):
     ) -> None:
         super().__init__()
         if len(depths) != len(dims):
-            raise FoveateError(f"depths {depths} and dims {dims} have not as many stages: match them")
+            raise FoveateError(
+                f"depths {depths} and dims {dims} have not as many stages: match them"
+            )
         if stem == "patch":
             self.stem = patch_stem(in_chans, dims[0], patch, LayerNorm2d)
         else:
@@ -155,7 +157,8 @@ def _hub(name: str, tags: tuple[str, ...]) -> dict[str, str]:
 SIZES = {
     **{
         f"convnext_{name}": Size(
-            {"depths": depths, "dims": _widths(first)}, weights=_hub(f"convnext_{name}", tags),
+            {"depths": depths, "dims": _widths(first)},
+            weights=_hub(f"convnext_{name}", tags),
             races=(80, 4096) if name == "atto" else None,
         )
         for name, (depths, first, tags) in _PUBLISHED.items()
@@ -171,12 +174,15 @@ SIZES = {
         f"convnextv2_{name}": Size(
             {"depths": depths, "dims": _widths(first), "grn": True},
             weights=_hub(f"convnextv2_{name}", ("fcmae_ft_in1k", "fcmae"))
-            if name != "small" else {},
+            if name != "small"
+            else {},
         )
         for name, (depths, first) in _SECOND.items()
     },
     **{
-        name: Size(config, side=int(name[-2:]), crop=1.0, races=(8, 40) if "32" in name else (40, 80))
+        name: Size(
+            config, side=int(name[-2:]), crop=1.0, races=(8, 40) if "32" in name else (40, 80)
+        )
         for name, config in _FOR_SMALL_IMAGES.items()
     },
 }

@@ -46,12 +46,13 @@ def list_models(pattern: str | None = None) -> list[str]:
 
 
 def suggest_models(side: int) -> list[str]:
-    """Architectures worth racing for images of `side` pixels, in the order of registration."""
-    return [
-        name
+    """Architectures worth racing for images of `side` pixels, by their rank."""
+    fitting = [
+        (size.rank, name)
         for name, (_, size) in sizes().items()
         if size.races is not None and size.races[0] <= side <= size.races[1]
     ]
+    return [name for _, name in sorted(fitting)]
 
 
 def family_recipe(name: str) -> dict[str, Any]:

@@ -111,12 +111,12 @@ def begin_as_identity(conv: nn.Conv2d) -> None:
 
 _PHOTO = {"patch": 4, "stem_dim": 32}
 SIZES = {
-    "sprint_s": Size({"dims": (32, 64, 128)}, side=32, crop=1.0, races=(8, 80)),
-    "sprint_m": Size({"dims": (48, 128, 192)}, side=32, crop=1.0, races=(8, 80)),
-    "sprint_l": Size({"dims": (64, 128, 256)}, side=32, crop=1.0, races=(8, 80)),
+    "sprint_s": Size({"dims": (32, 64, 128)}, side=32, crop=1.0, races=(8, 80), rank=2),
+    "sprint_m": Size({"dims": (48, 128, 192)}, side=32, crop=1.0, races=(8, 80), rank=0),
+    "sprint_l": Size({"dims": (64, 128, 256)}, side=32, crop=1.0, races=(8, 80), rank=1),
     "sprint_xl": Size({"dims": (64, 256, 256)}, side=32, crop=1.0),
-    "sprint_photo_m": Size({"dims": (64, 128, 256), **_PHOTO}, side=160, races=(80, 4096)),
-    "sprint_photo_l": Size({"dims": (96, 192, 384), **_PHOTO}, side=160, races=(80, 4096)),
+    "sprint_photo_m": Size({"dims": (64, 128, 256), **_PHOTO}, 160, races=(80, 4096), rank=0),
+    "sprint_photo_l": Size({"dims": (96, 192, 384), **_PHOTO}, 160, races=(80, 4096), rank=1),
 }
 
 register(Sprint, SIZES)

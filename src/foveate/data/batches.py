@@ -99,9 +99,7 @@ class Batches:
     def batch(self, epoch: int, step: int) -> Batch:
         """This process's part of one batch."""
         whole = self._order(epoch)[step * self.batch_size :][: self.batch_size]
-        mine = slice(
-            *(len(whole) * part // self.world for part in (self.rank, self.rank + 1))
-        )
+        mine = slice(*(len(whole) * part // self.world for part in (self.rank, self.rank + 1)))
         indices = whole[mine]
         images, targets = self._images(indices, epoch)
         if self.augment is not None:
@@ -128,7 +126,10 @@ class Batches:
         draw = Draw(self.seed, epoch, indices)
         if self.split.pixels is not None and self.augment.crop == "resized":
             pixels = np.stack(
-                [self._cut(Image.fromarray(p), int(i), epoch) for p, i in zip(pixels, indices, strict=True)]
+                [
+                    self._cut(Image.fromarray(p), int(i), epoch)
+                    for p, i in zip(pixels, indices, strict=True)
+                ]
             )
         pixels = shift_and_flip(pixels, self.augment, draw)
         if self.augment.randaugment:

@@ -13,9 +13,7 @@ import numpy as np
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def uniform(
-    seed: int, epoch: int, indices: np.ndarray | int, stream: str | int
-) -> np.ndarray:
+def uniform(seed: int, epoch: int, indices: np.ndarray | int, stream: str | int) -> np.ndarray:
     """Float64 in [0, 1), one for each index (N,)."""
     return (_hash(seed, epoch, indices, stream) >> np.uint64(11)) * 2.0**-53
 

@@ -160,7 +160,9 @@ def from_arrays(
     elif targets.dtype.kind in "iu" and targets.max(initial=-1) < len(labels):
         codes = targets
     else:
-        raise FoveateError(f"{source} has targets that are no indices into its {len(labels)} labels")
+        raise FoveateError(
+            f"{source} has targets that are no indices into its {len(labels)} labels"
+        )
     if len(set(codes.tolist())) < 2:
         raise FoveateError(f"{source} has fewer than two classes: there is nothing to tell apart")
     pixels = np.ascontiguousarray(images, np.uint8)

@@ -63,7 +63,7 @@ def _decode_any(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         image = _open(data, max_pixels)
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(ImageOps.exif_transpose(image))
     except BadImage:
         raise
     except UnidentifiedImageError as error:
@@ -88,7 +88,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """A Pillow image of any mode as RGB: uint8 (H, W, 3)."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _scale_grey(np.asarray(image), image.mode)
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:

@@ -16,7 +16,9 @@ _MOST = 30.0
 _FILL = [124.0, 116.0, 104.0]
 
 
-def randaugment(image: Tensor, ops: int, magnitude: float, seed: int, epoch: int, index: int) -> Tensor:
+def randaugment(
+    image: Tensor, ops: int, magnitude: float, seed: int, epoch: int, index: int
+) -> Tensor:
     """Apply `ops` random operations to an image.
 
     Args:
@@ -41,7 +43,13 @@ def _operations() -> list[Callable[[Tensor, float, int], Tensor]]:
 
     def affine(x: Tensor, angle: float = 0.0, dx: float = 0.0, dy: float = 0.0, shear=(0.0, 0.0)):
         return f.affine(
-            x, angle=angle, translate=[dx, dy], scale=1.0, shear=list(shear), fill=_FILL, center=None
+            x,
+            angle=angle,
+            translate=[dx, dy],
+            scale=1.0,
+            shear=list(shear),
+            fill=_FILL,
+            center=None,
         )
 
     return [

@@ -169,7 +169,9 @@ def _items_by_path(
         )
     above = _common_folders(list(parts.values()))
     below = {name: clean[above:] for name, clean in parts.items()}
-    has_splits = any(len(p) > 2 and SPLIT_NAMES.get(p[0].lower()) == "train" for p in below.values())
+    has_splits = any(
+        len(p) > 2 and SPLIT_NAMES.get(p[0].lower()) == "train" for p in below.values()
+    )
     items = []
     for name, path in sorted(below.items()):
         split, label, fault = _read_path(path, has_splits)

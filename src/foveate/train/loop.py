@@ -211,7 +211,9 @@ class Training:
     def evaluate(self, bar: Bar) -> None:
         """Judge the (averaged) weights on the validation split, and keep them if they are best."""
         mine = range(self.world.rank, len(self.val), self.world.size)
-        part = self.val.subset(torch.tensor(list(mine)).numpy()) if self.world.size > 1 else self.val
+        part = (
+            self.val.subset(torch.tensor(list(mine)).numpy()) if self.world.size > 1 else self.val
+        )
         with self._averaged():
             result = evaluate(self.model, part, precision=self.precision)
             n, hits, loss = self.world.sum(
@@ -378,7 +380,9 @@ class Training:
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self._insist_on_same(state["training"])
         self.model.load_state_dict(_below(tensors, "model/"))
-        unpack_optimizer(self.optimizer, _below(tensors, "optimizer/", keep=True), state["optimizer"])
+        unpack_optimizer(
+            self.optimizer, _below(tensors, "optimizer/", keep=True), state["optimizer"]
+        )
         for i, ingredient in enumerate(self.ingredients):
             ingredient.load_state(_below(tensors, f"ingredient/{i}/"))
         self.clock.resume(state["clock"])

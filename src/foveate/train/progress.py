@@ -44,9 +44,7 @@ class Bar:
 
     def step(self, progress: float, epoch: float, loss: float, speed: float) -> None:
         """A step was logged."""
-        self._progress.update(
-            self._task, completed=progress, epoch=epoch, loss=loss, speed=speed
-        )
+        self._progress.update(self._task, completed=progress, epoch=epoch, loss=loss, speed=speed)
 
     def evaluated(self, epoch: float, loss: float, top1: float) -> None:
         """An evaluation was made."""

@@ -1,0 +1,45 @@
+"""The model card: what a stranger should know before using a model."""
+
+from typing import Any
+
+
+def model_card(facts: dict[str, Any]) -> str:
+    """The text of the artifact's README.md, from what `model.json` says."""
+    machine = facts["machine"]
+    labels = facts["labels"]
+    shown = ", ".join(labels[:30]) + (f" and {len(labels) - 30} more" if len(labels) > 30 else "")
+    rows = "\n".join(
+        f"| {row['name']}{' (chosen)' if row['chosen'] else ''} | {row['bytes'] / 1e6:.2f} "
+        f"| {row['latency_ms']['median']:.2f} | {row['top1']:.2%} "
+        f"| {row['parity']['agreement']:.2%} | {row['why'] or 'passed'} |"
+        for row in facts["formats"]
+    )
+    size = facts["preprocess"]["size"]
+    return f"""# {facts["architecture"]["name"]}
+
+An image classifier with {len(labels)} classes: {shown}.
+
+```python
+import foveate
+
+model = foveate.load("path/of/this/folder")
+print(model.predict("image.jpg")[0].label)
+```
+
+Every exported program takes float32 RGB images in [0, 1] called `images`, of
+shape (B, 3, {size}, {size}), and gives logits; the normalisation is inside. `check.npz`
+holds inputs and the outputs to expect.
+
+| format | MB | ms an image | top-1 | same label as trained | guard |
+|---|---|---|---|---|---|
+{rows}
+
+Accuracy on {facts["judged_on"]} images of the {facts["judged_split"]} split, none of which was
+trained on. Latency of one image at a time on {machine["processor"]} with {machine["threads"]}
+threads, {machine["date"]}.
+
+## Limits
+
+It knows only the classes above and gives one of them to any image. Expect less
+accuracy on images unlike those that it was trained on.
+"""

@@ -1,0 +1,365 @@
+"""Every mistake that a person can make gets one clear sentence, exit code 2, and loses nothing."""
+
+import io
+import json
+import pickle
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from foveate.cli import main
+
+
+class Terminal:
+    """Runs the command line in this process and keeps what it printed."""
+
+    def __init__(self, capsys, monkeypatch):
+        self._capsys = capsys
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, *words) -> int:
+        self._monkeypatch.setattr(sys, "argv", ["foveate", *map(str, words)])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        self.out, self.err = self._capsys.readouterr()
+        return stop.value.code or 0
+
+
+@pytest.fixture
+def foveate(capsys, monkeypatch):
+    return Terminal(capsys, monkeypatch)
+
+
+def picture(colour: int = 0, side: int = 16) -> Image.Image:
+    noise = np.random.default_rng(colour).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def class_folder(root: Path, label: str, count: int = 12) -> None:
+    (root / label).mkdir(parents=True)
+    for i in range(count):
+        picture(hash(label) % 1000 + i).save(root / label / f"{i}.png")
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    root = tmp_path / "photos"
+    for label in ("cat", "dog"):
+        class_folder(root, label)
+    return root
+
+
+# Each makes a source that cannot be used, and says what the sentence must mention.
+
+
+def missing(root):
+    return root / "nowhere", "nowhere"
+
+
+def empty_folder(root):
+    (root / "empty").mkdir()
+    return root / "empty", "empty"
+
+
+def one_class(root):
+    class_folder(root / "one", "cat")
+    return root / "one", "class"
+
+
+def loose_images(root):
+    (root / "loose").mkdir()
+    for i in range(3):
+        picture(i).save(root / "loose" / f"{i}.png")
+    return root / "loose", "class"
+
+
+def second_class_empty(root):
+    class_folder(root / "half", "cat")
+    (root / "half" / "dog").mkdir()
+    return root / "half", "class"
+
+
+def all_damaged(root):
+    for label in ("cat", "dog"):
+        (root / "bad" / label).mkdir(parents=True)
+        for i in range(5):
+            (root / "bad" / label / f"{i}.jpg").write_bytes(b"no image at all")
+    return root / "bad", "bad"
+
+
+def broken_zip(root):
+    (root / "images.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    return root / "images.zip", "images.zip"
+
+
+def broken_tar(root):
+    (root / "images.tar.gz").write_bytes(b"\x1f\x8b nothing")
+    return root / "images.tar.gz", "images.tar.gz"
+
+
+def empty_zip(root):
+    zipfile.ZipFile(root / "none.zip", "w").close()
+    return root / "none.zip", "none.zip"
+
+
+def table_without_columns(root):
+    (root / "table.csv").write_text("file,kind\na.png,cat\n")
+    return root / "table.csv", "label"
+
+
+def empty_table(root):
+    (root / "table.csv").write_text("")
+    return root / "table.csv", "table.csv"
+
+
+def table_of_missing_files(root):
+    (root / "table.csv").write_text("path,label\na.png,cat\nb.png,dog\n")
+    return root / "table.csv", "table.csv"
+
+
+def text_file(root):
+    (root / "notes.txt").write_text("hello")
+    return root / "notes.txt", "notes.txt"
+
+
+def arrays_without_targets(root):
+    np.savez(root / "arrays.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
+    return root / "arrays.npz", "targets"
+
+
+def arrays_of_other_lengths(root):
+    np.savez(root / "arrays.npz", images=np.zeros((4, 8, 8, 3), np.uint8), targets=np.arange(3))
+    return root / "arrays.npz", "arrays.npz"
+
+
+def pickled_arrays(root):
+    np.savez(root / "arrays.npz", images=np.array([{}], dtype=object), targets=np.arange(1))
+    return root / "arrays.npz", "arrays.npz"
+
+
+def not_an_npz(root):
+    (root / "arrays.npz").write_bytes(b"nothing")
+    return root / "arrays.npz", "arrays.npz"
+
+
+SOURCES = [
+    missing,
+    empty_folder,
+    one_class,
+    loose_images,
+    second_class_empty,
+    all_damaged,
+    broken_zip,
+    broken_tar,
+    empty_zip,
+    table_without_columns,
+    empty_table,
+    table_of_missing_files,
+    text_file,
+    arrays_without_targets,
+    arrays_of_other_lengths,
+    pickled_arrays,
+    not_an_npz,
+]
+
+
+@pytest.mark.parametrize("mistake", SOURCES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("verb", ["fit", "look"])
+def test_sources_that_cannot_be_used(foveate, tmp_path, mistake, verb):
+    source, mention = mistake(tmp_path)
+    words = [verb, source] + (["--out", tmp_path / "run"] if verb == "fit" else [])
+    assert foveate(*words) == 2
+    assert_one_sentence(foveate.err, mention)
+
+
+WISHES = {
+    "no budget left": (["--minutes", "0"], "minutes"),
+    "negative minutes": (["--minutes", "-3"], "minutes"),
+    "words for minutes": (["--minutes", "ten"], "ten"),
+    "two budgets": (["--minutes", "1", "--epochs", "1"], "epochs"),
+    "no epochs": (["--epochs", "0"], "epochs"),
+    "latency without number": (["--latency", "fast"], "fast"),
+    "latency of nothing": (["--latency", "0ms"], "0ms"),
+    "latency in parsecs": (["--latency", "5pc"], "5pc"),
+    "unknown model": (["--model", "convnex_tiny"], "convnext_tiny"),
+    "unknown timm model": (["--model", "timm/resnet5O"], "resnet5O"),
+    "guard below nothing": (["--guard", "-1"], "guard"),
+    "guard beyond everything": (["--guard", "101"], "guard"),
+    "size of nothing": (["--size", "0"], "size"),
+    "batch of nothing": (["--batch", "0"], "batch"),
+    "bad share": (["--max-bad", "2"], "max_bad"),
+    "unknown option": (["--minuets", "3"], "minuets"),
+}
+
+
+@pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
+def test_wishes_that_cannot_be_met(foveate, photos, tmp_path, wish):
+    words, mention = wish
+    assert foveate("fit", photos, "--out", tmp_path / "run", *words) == 2
+    assert_one_sentence(foveate.err, mention)
+
+
+def test_latency_that_nothing_meets(foveate, photos, tmp_path):
+    words = ["--out", tmp_path / "run", "--latency", "0.1us", "--model", "sprint_s"]
+    assert foveate("fit", photos, *words) == 2
+    assert_one_sentence(foveate.err, "--latency")
+
+
+def test_fit_needs_somewhere_to_write(foveate, photos):
+    assert foveate("fit", photos) == 2
+    assert_one_sentence(foveate.err, "--out")
+
+
+def test_output_that_is_a_file(foveate, photos, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    assert foveate("fit", photos, "--out", tmp_path / "run") == 2
+    assert_one_sentence(foveate.err, "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_output_that_holds_something_else(foveate, photos, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    assert foveate("fit", photos, "--out", tmp_path / "run") == 2
+    assert_one_sentence(foveate.err, "thesis.txt")
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
+
+
+def test_output_below_a_file(foveate, photos, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert foveate("fit", photos, "--out", tmp_path / "file" / "run") == 2
+    assert_one_sentence(foveate.err, "file")
+
+
+def test_damaged_run(foveate, photos, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"asked": ')
+    assert foveate("fit", photos, "--out", tmp_path / "run") == 2
+    assert_one_sentence(foveate.err, "run.json")
+
+
+MODELS = {
+    "missing": lambda folder: None,
+    "a file": lambda folder: folder.write_text("model"),
+    "empty": lambda folder: folder.mkdir(),
+    "no weights": lambda folder: (folder.mkdir(), (folder / "model.json").write_text("{}")),
+    "broken json": lambda folder: (folder.mkdir(), (folder / "model.json").write_text("{")),
+    "a pickle": lambda folder: folder.write_bytes(pickle.dumps({"weights": 1})),
+}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_models_that_cannot_be_loaded(foveate, tmp_path, make):
+    make(tmp_path / "model")
+    picture().save(tmp_path / "a.png")
+    assert foveate("predict", tmp_path / "model", tmp_path / "a.png") == 2
+    assert_one_sentence(foveate.err, "model")
+
+
+@pytest.mark.parametrize("verb", ["predict", "eval", "report", "fit", "look"])
+def test_verbs_without_their_arguments(foveate, verb):
+    assert foveate(verb) == 2
+    assert "rgument" in foveate.err or "ption" in foveate.err
+
+
+def test_unknown_verb(foveate):
+    assert foveate("fti") == 2
+    assert_one_sentence(foveate.err, "fti")
+
+
+def test_report_of_no_run(foveate, tmp_path):
+    assert foveate("report", tmp_path) == 2
+    assert_one_sentence(foveate.err, "run.json")
+
+
+PAPERS = {
+    "unknown slug": (["show", "inceptionext"], "inceptionnext"),
+    "no slug": (["show"], "slug"),
+    "unknown kind": (["--kind", "operators"], "operator"),
+    "unknown tier": (["--tier", "9"], "tier"),
+    "unknown status": (["--status", "done"], "implemented"),
+}
+
+
+@pytest.mark.parametrize("case", PAPERS.values(), ids=PAPERS)
+def test_papers_that_are_not_there(foveate, case):
+    words, mention = case
+    assert foveate("papers", *words) == 2
+    assert_one_sentence(foveate.err, mention)
+
+
+def test_papers_as_json(foveate):
+    assert foveate("papers", "large kernel", "--json") == 0
+    rows = json.loads(foveate.out)
+    assert "unireplknet" in {row["slug"] for row in rows}
+    assert set(rows[0]["status"]) == {"implemented", "checked", "claimed"}
+
+
+def test_models_that_match(foveate):
+    assert foveate("models", "inception*", "--json") == 0
+    assert "inception_next_tiny" in json.loads(foveate.out)
+    assert foveate("models", "nothing*") == 2
+
+
+def test_help_teaches(foveate):
+    assert foveate("--help") == 0
+    assert "foveate fit digits" in foveate.out
+
+
+def test_look_as_json(foveate, photos):
+    (photos / "cat" / "bad.jpg").write_bytes(b"")
+    assert foveate("look", photos, "--json") == 0
+    summary = json.loads(foveate.out)
+    assert summary["labels"] == ["cat", "dog"]
+    assert summary["quarantine"]["count"] == 1
+
+
+def assert_one_sentence(text: str, mention: str) -> None:
+    assert text.startswith("error: "), text
+    assert "Traceback" not in text
+    assert len(text.strip().splitlines()) == 1, text
+    assert mention.lower() in text.lower()
+
+
+@pytest.mark.slow
+def test_the_whole_path_and_then_damage(foveate, tmp_path):
+    run = tmp_path / "run"
+    words = ["fit", "digits", "--out", run, "--epochs", "4", "--model", "sprint_s"]
+    assert foveate(*words) == 0, foveate.err
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["test"]["exported"]["top1"] > 0.9
+    assert "<html" in (run / "report.html").read_text()
+
+    assert foveate(*words) == 0
+    assert "finished" in foveate.out
+    assert foveate(*words, "--seed", "1") == 2
+    assert_one_sentence(foveate.err, "seed")
+
+    page = io.BytesIO()
+    picture(side=8).save(page, "png")
+    (tmp_path / "a.png").write_bytes(page.getvalue())
+    assert foveate("predict", run / "model", tmp_path / "a.png", "--json") == 0
+    assert json.loads(foveate.out)[0]["label"] in [str(d) for d in range(10)]
+    assert foveate("eval", run / "model", "digits", "--json") == 0
+    assert json.loads(foveate.out)["top1"] == pytest.approx(facts["test"]["exported"]["top1"])
+    assert foveate("eval", run / "model", "digits", "--split", "dev") == 2
+    assert_one_sentence(foveate.err, "dev")
+
+    (tmp_path / "broken.png").write_bytes(page.getvalue()[:60])
+    assert foveate("predict", run / "model", tmp_path / "broken.png") == 2
+    assert_one_sentence(foveate.err, "broken.png")
+
+    for name in ("model.safetensors", "model.json"):
+        damaged = tmp_path / f"damaged-{name}"
+        shutil.copytree(run / "model", damaged)
+        content = bytearray((damaged / name).read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        (damaged / name).write_bytes(content)
+        assert foveate("predict", damaged, tmp_path / "a.png") == 2
+        assert_one_sentence(foveate.err, "damaged")
