@@ -23,6 +23,7 @@ from foveate.catalog.words import stem, words
         "sparse sparsity",
         "catalogue catalog",
         "grey gray",
+        "Poincaré poincare",
     ],
 )
 def test_one_word_has_one_stem(family):

@@ -1,6 +1,7 @@
 """Words as a search sees them: one spelling for British and American, and no endings."""
 
 import re
+import unicodedata
 
 _WORD = re.compile(r"\d{4}\.\d{4,5}|[a-z0-9]+")
 
@@ -28,8 +29,9 @@ _ENDING = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in order, in lower case and American spelling, without empty ones."""
-    return [_american(word) for word in _WORD.findall(text.lower()) if word not in _EMPTY]
+    """The words of a text in order, lower-case, American and without accents; empty ones left out."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return [_american(word) for word in _WORD.findall(plain) if word not in _EMPTY]
 
 
 def stem(word: str) -> str:
