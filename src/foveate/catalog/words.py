@@ -29,7 +29,7 @@ _ENDING = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in order, lower-case, American and without accents; empty ones left out."""
+    """A text's words in order: lower-case, American, without accents; empty ones left out."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return [_american(word) for word in _WORD.findall(plain) if word not in _EMPTY]
 
