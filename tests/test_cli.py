@@ -181,7 +181,7 @@ def test_sources_that_cannot_be_used(foveate, tmp_path, mistake, verb):
 WISHES = {
     "no budget left": (["--minutes", "0"], "minutes"),
     "negative minutes": (["--minutes", "-3"], "minutes"),
-    "words for minutes": (["--minutes", "ten"], "ten"),
+    "words for minutes": (["--minutes", "ten"], "minutes"),
     "two budgets": (["--minutes", "1", "--epochs", "1"], "epochs"),
     "no epochs": (["--epochs", "0"], "epochs"),
     "latency without number": (["--latency", "fast"], "fast"),

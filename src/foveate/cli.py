@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -25,14 +24,18 @@ app = typer.Typer(
     help=(
         "Turn a folder of images into a small, fast, explained vision model.\n\n"
         "Start here:\n\n"
-        "  [bold]foveate fit digits --out runs/digits --minutes 1[/bold]   the whole path on built-in data\n\n"
-        "  [bold]foveate fit photos/ --out runs/photos --latency 5ms --minutes 30[/bold]   on your own images\n\n"
+        "  [bold]foveate fit digits --out runs/digits --minutes 1[/bold]   "
+        "the whole path on built-in data\n\n"
+        "  [bold]foveate fit photos/ --out runs/photos --latency 5ms --minutes 30[/bold]   "
+        "on your own images\n\n"
         "  [bold]foveate predict runs/photos/model cat.jpg[/bold]   use what came out\n\n"
         "A data source is a folder of class folders, the same in a .zip or .tar(.gz), a CSV or "
         "Parquet table with the columns path and label, an .npz file, or the word digits. "
         "A run that was stopped goes on when the same command is given again."
     ),
 )
+
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # typer keeps no public name for it
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 
@@ -272,12 +275,9 @@ def main() -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except FoveateError as error:
         _fail(str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help())
-        sys.exit(2)
-    except click.ClickException as error:
-        _fail(error.format_message(), 2)
-    except (KeyboardInterrupt, click.Abort):
+    except _USAGE_ERROR as error:
+        _fail(" ".join(error.format_message().split()), 2)
+    except (KeyboardInterrupt, typer.Abort):
         _fail("stopped; give the same command again to go on", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

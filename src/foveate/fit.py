@@ -100,38 +100,27 @@ def fit(asked: Asked, out: Path, *, command: str = "", quiet: bool = False) -> d
         "seed": asked.seed,
         "machine": machine(),
     }
-    run = Run(out, asdict(asked), heading)
-    if run.is_done:
-        console.print(f"{out} is finished; its report: {out / 'report.html'}", soft_wrap=True)
+    with Run(out, asdict(asked), heading) as run:
+        if run.is_done:
+            console.print(f"{out} is finished; its report: {out / 'report.html'}", soft_wrap=True)
+            return run.facts
+
+        data, found = look(run, asked)
+        print_look(found, console)
+
+        choice = run.stage("race", lambda: choose(run, asked, data, console))
+        print_choice(choice, console)
+
+        training = run.stage("training", lambda: learn(run, asked, data, choice, quiet))
+        print_training(training, console)
+
+        deploy = run.stage("deploy", lambda: compress(run, asked, data, console))
+        print_deploy(deploy, console)
+
+        test = run.stage("test", lambda: examine(run, data))
+        run.stage("report", lambda: {"file": write(out).name})
+        print_test(test, out, console)
         return run.facts
-
-    data, found = look(run, asked)
-    print_look(found, console)
-
-    choice = run.stage("race", lambda: choose(run, asked, data, console))
-    print_choice(choice, console)
-
-    training = run.stage("training", lambda: learn(run, asked, data, choice, quiet))
-    console.print(
-        f"[bold]trained[/bold]  {training['model']}: {training['val_top1']:.2%} on validation "
-        f"after {training['epochs']:.1f} epochs, {training['minutes']:.1f} minutes"
-    )
-
-    deploy = run.stage("deploy", lambda: compress(run, asked, data, console))
-    print_deploy(deploy, console)
-
-    test = run.stage("test", lambda: examine(run, data))
-    run.facts["minutes"]["total"] = sum(v for k, v in run.facts["minutes"].items() if k != "total")
-    run.save()
-    run.stage("report", lambda: {"path": str(write(out).name)})
-    console.print(
-        f"[bold]tested[/bold]   {test['exported']['top1']:.2%} on {test['n']} held-out images "
-        f"({test['exported']['format']}; as trained {test['trained']['top1']:.2%}), "
-        f"{test['latency_ms']['median']:.2f} ms an image"
-    )
-    console.print(f"[bold]report[/bold]   {out / 'report.html'}", soft_wrap=True)
-    console.print(f"[bold]use it[/bold]   foveate predict {out / 'model'} IMAGE", soft_wrap=True)
-    return run.facts
 
 
 # ---------------------------------------------------------------- look at the data
@@ -328,7 +317,7 @@ def examine(run: Run, data: Dataset) -> dict[str, Any]:
     before = evaluate(trained, split)
     after = predictor.evaluate(split)
     arrays = analyse(trained, predictor.split_logits(split), split)
-    np.savez_compressed(run.folder / "analysis.npz", **arrays)
+    np.savez_compressed(run.folder / "analysis.npz", allow_pickle=False, **arrays)
     row = next(r for r in run.facts["deploy"]["formats"] if r["chosen"])
     return {
         "n": len(split),
@@ -375,6 +364,15 @@ def print_choice(choice: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def print_training(training: dict[str, Any], console: Console) -> None:
+    """What the training came to, in a line."""
+    console.print(
+        f"[bold]trained[/bold]  {training['model']}: {training['val_top1']:.2%} on validation "
+        f"after {training['epochs']:.1f} epochs, {training['minutes']:.1f} minutes",
+        soft_wrap=True,
+    )
+
+
 def print_deploy(deploy: dict[str, Any], console: Console) -> None:
     """The formats as a table."""
     table = Table("format", "size", "latency", "top-1 (val)", "same label", "")
@@ -388,3 +386,15 @@ def print_deploy(deploy: dict[str, Any], console: Console) -> None:
             "chosen" if row["chosen"] else row["why"],
         )
     console.print(table)
+
+
+def print_test(test: dict[str, Any], out: Path, console: Console) -> None:
+    """What came out, and where it lies."""
+    console.print(
+        f"[bold]tested[/bold]   {test['exported']['top1']:.2%} on {test['n']} held-out images "
+        f"({test['exported']['format']}; as trained {test['trained']['top1']:.2%}), "
+        f"{test['latency_ms']['median']:.2f} ms an image",
+        soft_wrap=True,
+    )
+    console.print(f"[bold]report[/bold]   {out / 'report.html'}", soft_wrap=True)
+    console.print(f"[bold]use it[/bold]   foveate predict {out / 'model'} IMAGE", soft_wrap=True)

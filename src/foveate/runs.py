@@ -32,16 +32,22 @@ class Run:
         self.folder = folder
         self._path = folder / "run.json"
         self._prepare()
-        self.facts: dict[str, Any] = self._read() if self._path.exists() else {}
-        if not self.facts:
-            self._refuse_foreign_files()
-            self.facts = {**heading, "asked": asked, "minutes": {}}
-            self.save()
-        elif differing := _differences(self.facts.get("asked", {}), asked):
-            raise FoveateError(
-                f"{folder} holds a run with {differing}: give the same options to go on with it, "
-                "or another --out to begin anew"
-            )
+        self.facts: dict[str, Any] = {}
+        try:
+            self._begin_or_go_on(asked, heading)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let other processes work in the folder."""
+        self._lock.close()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     @property
     def is_done(self) -> bool:
@@ -50,7 +56,7 @@ class Run:
 
     def minutes_spent(self) -> float:
         """Minutes that the stages have taken so far, over all processes that worked on them."""
-        return sum(self.facts["minutes"].values())
+        return self.facts["minutes"].get("total", 0.0)
 
     def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result of a stage: from the folder if it was done before, else by doing it now."""
@@ -60,7 +66,9 @@ class Run:
             try:
                 result = work()
             finally:
-                self.facts["minutes"][name] = before + (time.monotonic() - start) / 60
+                spent = self.facts["minutes"]
+                spent[name] = before + (time.monotonic() - start) / 60
+                spent["total"] = sum(v for k, v in spent.items() if k != "total")
             self.facts[name] = result
             self.save()
         return self.facts[name]
@@ -79,14 +87,28 @@ class Run:
             ) from error
         except OSError as error:
             raise FoveateError(
-                f"cannot write to {self.folder} ({error.strerror}): give an --out that you may write to"
+                f"cannot write to {self.folder} ({error.strerror}): give an --out that you may "
+                "write to"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.close()
             raise FoveateError(
                 f"another process is working in {self.folder}: wait for it, or give another --out"
             ) from error
+
+    def _begin_or_go_on(self, asked: dict[str, Any], heading: dict[str, Any]) -> None:
+        self.facts = self._read() if self._path.exists() else {}
+        if not self.facts:
+            self._refuse_foreign_files()
+            self.facts = {**heading, "asked": asked, "minutes": {}}
+            self.save()
+        elif differing := _differences(self.facts["asked"], asked):
+            raise FoveateError(
+                f"{self.folder} holds a run with {differing}: give the same options to go on "
+                "with it, or another --out to begin anew"
+            )
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -27,7 +27,7 @@ def _entry(name: str, ours: str) -> None:
         if not features_only:
             return model
         stages = len(model.feature_info)  # pyright: ignore
-        return FeatureGetterNet(model, out_indices=out_indices or list(range(stages)))
+        return FeatureGetterNet(model, out_indices=tuple(out_indices or range(stages)))
 
     build.__name__ = name
     build.__module__ = __name__

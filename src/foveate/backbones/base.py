@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -157,7 +156,7 @@ class Backbone(nn.Module):
         return maps if intermediates_only else (x, maps)
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+        if self.grad_checkpointing and self.training:
             return checkpoint(stage, x, use_reentrant=False)  # pyright: ignore[reportReturnType]
         return stage(x)
 

@@ -1,11 +1,11 @@
-"""ConvNeXt: a ResNet step by step brought to the shape of a Swin Transformer, and its second version.
+"""ConvNeXt: a ResNet brought step by step to the shape of a Swin Transformer, and its V2.
 
 Sources: arXiv 2201.03545 (ConvNeXt), arXiv 2301.00808 (ConvNeXt V2). Sizes below
 tiny, and their overlapping stems, are timm's.
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -38,7 +38,7 @@ class ConvNeXt(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe = {
+    recipe: ClassVar[dict[str, Any]] = {
         "optimizer": "adamw",
         "learning_rate": 2e-3,
         "weight_decay": 0.05,

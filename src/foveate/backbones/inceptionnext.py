@@ -4,6 +4,7 @@ Source: inceptionnext (arXiv 2303.16900, section 3 and table 1).
 """
 
 from functools import partial
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ class InceptionNeXt(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe = {
+    recipe: ClassVar[dict[str, Any]] = {
         "optimizer": "adamw",
         "learning_rate": 2e-3,
         "weight_decay": 0.05,

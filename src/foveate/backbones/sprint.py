@@ -7,6 +7,8 @@ and the small output scale follow "94% on CIFAR-10 in 3.29 seconds on a single
 GPU" (arXiv 2404.00498, section 3); its code, by the same author, is under MIT.
 """
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class Sprint(Backbone):
         drop_path_rate: accepted like every family's; there are no residuals to drop.
     """
 
-    recipe = {
+    recipe: ClassVar[dict[str, Any]] = {
         "optimizer": "sgd",
         "learning_rate": 0.4,
         "momentum": 0.9,

@@ -1,5 +1,7 @@
 """What training and explanation ask of any backbone, ours or timm's or another."""
 
+from typing import Any
+
 from torch import nn
 
 from foveate.backbones.base import Backbone, Explanation
@@ -7,8 +9,8 @@ from foveate.backbones.base import Backbone, Explanation
 
 def no_weight_decay(model: nn.Module) -> set[str]:
     """Names of parameters that must not decay, besides vectors."""
-    named = getattr(model, "no_weight_decay", None)
-    return set(named()) if callable(named) else set()
+    named: Any = getattr(model, "no_weight_decay", set)
+    return set(named())
 
 
 def layer_groups(model: nn.Module) -> list[list[str]]:
@@ -18,10 +20,11 @@ def layer_groups(model: nn.Module) -> list[list[str]]:
     """
     if isinstance(model, Backbone):
         return model.layer_groups()
-    if hasattr(model, "group_matcher"):
-        from timm.models import group_with_matcher
+    matcher: Any = getattr(model, "group_matcher", None)
+    if callable(matcher):
+        from timm.models import group_with_matcher  # pyright: ignore[reportAttributeAccessIssue]
 
-        groups = group_with_matcher(model.named_parameters(), model.group_matcher(coarse=False))
+        groups = group_with_matcher(model.named_parameters(), matcher(coarse=False))
         return [groups[key] for key in sorted(groups)]
     names = [name for name, _ in model.named_parameters()]
     children = dict.fromkeys(name.split(".")[0] for name in names)
@@ -32,11 +35,14 @@ def explanation(model: nn.Module) -> Explanation | None:
     """The map to look at, or None where the network does not tell."""
     if isinstance(model, Backbone):
         return model.explanation()
-    if hasattr(model, "blocks") and hasattr(model, "norm") and hasattr(model, "patch_embed"):
-        return Explanation("norm", "BNC", int(getattr(model, "num_prefix_tokens", 0)))
+    blocks: Any = getattr(model, "blocks", None)
+    if blocks is not None and hasattr(model, "num_prefix_tokens"):
+        last = f"blocks.{len(blocks) - 1}.norm1"  # the last map whose every token still counts
+        return Explanation(last, "BNC", int(getattr(model, "num_prefix_tokens", 0)))
+    layout = "BHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "BCHW"
     modules = dict(model.named_modules())
     for info in reversed(list(getattr(model, "feature_info", None) or [])):
         name = info.get("module") if isinstance(info, dict) else None
         if name in modules:
-            return Explanation(name)
+            return Explanation(name, layout)
     return None

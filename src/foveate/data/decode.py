@@ -50,7 +50,7 @@ def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    if colours not in ("Gray", "YCbCr") or height * width > max_pixels:
+    if colours not in ("Gray", "YCbCr") or int(height) * int(width) > max_pixels:
         return None
     try:
         return simplejpeg.decode_jpeg(data, "RGB")

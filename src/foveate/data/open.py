@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,10 +28,11 @@ class _Look:
     item: Item
     reason: str | None = None
     pixels: np.ndarray | None = None
+    shape: tuple[int, ...] = ()
     digest: bytes = b""
 
 
-def open(  # noqa: A001 - `foveate.data.open` reads as what it does
+def open(
     source: str | Path,
     *,
     val_share: float = 0.1,
@@ -86,32 +87,23 @@ def _scan(
     items: list[Item], workers: int | None, progress: Callable[[int, int], None] | None
 ) -> tuple[list[_Look], list[Quarantined]]:
     """Look at all items in threads, with a bounded number in flight."""
-    good, quarantine = [], []
-    kept, shapes = 0, set()
+    good: list[_Look] = []
+    quarantine: list[Quarantined] = []
+    held = 0
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for done, look in enumerate(_map_bounded(pool, _look, items), 1):
-            if look.reason is not None:
-                quarantine.append(Quarantined(look.item.name, look.reason))
+            if look.pixels is None:
+                quarantine.append(Quarantined(look.item.name, look.reason or "unknown"))
             else:
-                assert look.pixels is not None
-                shapes.add(look.pixels.shape)
-                kept += look.pixels.nbytes
+                held += look.pixels.nbytes
+                if good and (look.shape != good[0].shape or held > PIXEL_BUDGET):
+                    good = [replace(other, pixels=None) for other in good]
+                if good and good[0].pixels is None:
+                    look = replace(look, pixels=None)
                 good.append(look)
-                if len(shapes) > 1 or kept > PIXEL_BUDGET:
-                    for i in range(len(good) - 1, -1, -1):
-                        if isinstance(good[i].pixels, np.ndarray) and good[i].pixels.ndim == 3:
-                            good[i] = _without_pixels(good[i])
-                        else:
-                            break
             if progress is not None:
                 progress(done, len(items))
     return good, quarantine
-
-
-def _without_pixels(look: _Look) -> _Look:
-    """Forget the pixels but not their size."""
-    assert look.pixels is not None
-    return _Look(look.item, None, np.array(look.pixels.shape), look.digest)
 
 
 def _look(item: Item) -> _Look:
@@ -119,7 +111,9 @@ def _look(item: Item) -> _Look:
         return _Look(item, item.fault)
     try:
         data = item.read()
-        return _Look(item, None, decode(data), hashlib.blake2b(data, digest_size=16).digest())
+        pixels = decode(data)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        return _Look(item, None, pixels, pixels.shape, digest)
     except BadImage as error:
         return _Look(item, error.reason)
     except FileNotFoundError:
@@ -215,8 +209,9 @@ def _assemble(
     targets = np.array([code[str(look.item.label)] for look in good])
     digests = [look.digest for look in good]
     of = divide(targets, digests, [x.item.split for x in good], val_share, test_share, seed)
-    shapes = np.array([_shape(look) for look in good])
-    held = all(look.pixels is not None and look.pixels.ndim == 3 for look in good)
+    shapes = np.array([look.shape[:2] for look in good])
+    pixels = [look.pixels for look in good if look.pixels is not None]
+    held = len(pixels) == len(good)
     splits = {}
     for name in ("train", "val", "test"):
         chosen = np.flatnonzero(of == name)
@@ -224,7 +219,7 @@ def _assemble(
             [good[i].item.name for i in chosen],
             targets[chosen],
             () if held else [_reader(good[i].item) for i in chosen],
-            _stack([good[i] for i in chosen], shapes[0]) if held else None,
+            _stack(pixels, chosen, good[0].shape) if held else None,
         )
     small = [label for label in labels if (targets == code[label]).sum() < 3]
     notes = [f"the class {label} has too few images to hold any out" for label in small]
@@ -232,17 +227,12 @@ def _assemble(
     return Dataset(source, labels, splits, shapes[:, ::-1], quarantine, found, seed, notes)
 
 
-def _shape(look: _Look) -> tuple[int, int]:
-    assert look.pixels is not None
-    height, width = look.pixels.shape[:2] if look.pixels.ndim == 3 else look.pixels[:2]
-    return int(height), int(width)
-
-
-def _stack(looks: list[_Look], shape: np.ndarray) -> np.ndarray:
-    pixels = np.empty((len(looks), *shape, 3), np.uint8)
-    for i, look in enumerate(looks):
-        pixels[i] = look.pixels
-    return pixels
+def _stack(pixels: list[np.ndarray], chosen: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Images of one shape as one array, also where none is chosen."""
+    stacked = np.empty((len(chosen), *shape), np.uint8)
+    for i, k in enumerate(chosen):
+        stacked[i] = pixels[k]
+    return stacked
 
 
 def _reader(item: Item) -> Callable[[], np.ndarray]:

@@ -20,7 +20,7 @@ from foveate.deploy.formats import (
     write_torch,
 )
 from foveate.deploy.images import split_input
-from foveate.deploy.parity import Parity, parity
+from foveate.deploy.parity import parity
 from foveate.deploy.runtimes import (
     FILES,
     ExportRuntime,

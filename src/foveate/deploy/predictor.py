@@ -71,7 +71,7 @@ class Predictor:
         return np.concatenate(rows)
 
     def evaluate(self, split: Split) -> dict[str, Any]:
-        """Top-1 in [0, 1], mean cross-entropy in nats, and accuracy per label (None without images)."""
+        """Top-1 in [0, 1], mean cross-entropy in nats, and top-1 of each label that has images."""
         if not len(split):
             raise FoveateError("the split has no images: choose another")
         if split.targets.max() >= len(self.labels):

@@ -12,7 +12,7 @@ from foveate.errors import FoveateError
 
 @implements("inceptionnext")
 class InceptionDepthwise(nn.Module):
-    """Mix tokens with a small square, a wide and a tall depthwise kernel on a share of channels each.
+    """Mix tokens with a square, a wide and a tall depthwise kernel on a share of channels each.
 
     Args:
         dim: channels of the input.

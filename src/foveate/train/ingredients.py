@@ -90,10 +90,8 @@ class AverageWeights(Ingredient):
 
     def step_end(self, training: Training) -> None:
         decay = min(self.decay, (1 + training.clock.step) / (10 + training.clock.step))
-        now = _floats(training.model)
-        torch._foreach_lerp_(
-            list(self._average.values()), [now[k] for k in self._average], 1 - decay
-        )
+        for name, now in _floats(training.model).items():
+            self._average[name].lerp_(now, 1 - decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -4,10 +4,10 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -329,7 +329,7 @@ class Training:
             hits += (logits.argmax(1) == hard).sum().item()
         return mean_loss, hits
 
-    def _averaged(self) -> ContextManager[None]:
+    def _averaged(self) -> AbstractContextManager[None]:
         return self.average.applied(self.model) if self.average else nullcontext()
 
     def _images_per_second(self) -> float:

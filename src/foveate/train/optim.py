@@ -21,34 +21,41 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """
     groups = parameter_groups(model, recipe)
     name = recipe.optimizer.lower()
-    shared = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    rate, decay = recipe.learning_rate, recipe.weight_decay
     if name == "sgd":
-        return torch.optim.SGD(groups, **shared, momentum=recipe.momentum, nesterov=True)
+        return torch.optim.SGD(
+            groups, lr=rate, weight_decay=decay, momentum=recipe.momentum, nesterov=True
+        )
     if name == "adamw":
-        return torch.optim.AdamW(groups, **shared)
-    return _by_name(name, groups, {**shared, "momentum": recipe.momentum})
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay)
+    options = {"lr": rate, "weight_decay": decay, "momentum": recipe.momentum}
+    return _by_name(name, groups, options)
 
 
 def _by_name(
     name: str, groups: list[dict[str, Any]], options: dict[str, Any]
 ) -> torch.optim.Optimizer:
-    from timm.optim import get_optimizer_class, list_optimizers
+    import timm.optim
 
-    theirs = {key.lower(): cls for key, cls in vars(torch.optim).items() if inspect.isclass(cls)}
-    if name in list_optimizers():
-        if name in ("muon", "nmuon"):
-            options["nesterov"] = True
-        cls = get_optimizer_class(name, bind_defaults=True)
-    elif name in theirs and issubclass(theirs[name], torch.optim.Optimizer):
-        cls = theirs[name]
+    known_to_timm: list[str] = [str(key) for key in timm.optim.list_optimizers()]  # pyright: ignore
+    theirs = {
+        key.lower(): value
+        for key, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)
+    }
+    make: Any
+    if name in known_to_timm:
+        make = timm.optim.get_optimizer_class(name, bind_defaults=True)  # pyright: ignore
+    elif name in theirs:
+        make = theirs[name]
     else:
-        near = difflib.get_close_matches(name, [*list_optimizers(), *theirs], 3)
+        near = difflib.get_close_matches(name, [*known_to_timm, *theirs], 3)
         raise FoveateError(
             f"there is no optimiser {name!r}: choose adamw, sgd, muon or another of timm's"
             + (f", such as {', '.join(near)}" if near else "")
         )
-    known = inspect.signature(getattr(cls, "func", cls)).parameters
-    return cls(groups, **{key: value for key, value in options.items() if key in known})
+    known = inspect.signature(getattr(make, "func", make)).parameters
+    return make(groups, **{key: value for key, value in options.items() if key in known})
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

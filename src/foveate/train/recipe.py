@@ -110,5 +110,8 @@ class Recipe:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Recipe":
         """The opposite of `to_json`."""
-        augment = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["augment"].items()}
+        augment: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields["augment"].items()
+        }
         return cls(**{**fields, "augment": Augment(**augment)})
