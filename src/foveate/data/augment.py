@@ -1,5 +1,6 @@
 """What happens to a training image, and how each choice follows from (seed, epoch, index)."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,17 +53,18 @@ class Augment:
         if self.flip not in (True, False, "alternate"):
             raise FoveateError(f"augment.flip is {self.flip!r}: choose true, false or alternate")
         for name in ("shift", "randaugment", "mixup", "cutmix"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise FoveateError(f"augment.{name} is {getattr(self, name)}: give 0 or more")
         for name in ("erase", "mix"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FoveateError(f"augment.{name} is {getattr(self, name)}: give 0 to 1")
         if not 0 <= self.magnitude <= 30:
             raise FoveateError(f"augment.magnitude is {self.magnitude}: give 0 to 30")
-        for name in ("scale", "ratio"):
+        for name, most in (("scale", 1.0), ("ratio", math.inf)):
             low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise FoveateError(f"augment.{name} is {(low, high)}: give 0 < low <= high")
+            if not 0 < low <= high <= most:
+                limit = "" if most == math.inf else f" <= {most:g}"
+                raise FoveateError(f"augment.{name} is {(low, high)}: give 0 < low <= high{limit}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Draw:
     def uniform(self, stream: str) -> np.ndarray:
         """Float64 (B,) in [0, 1)."""
         return chance.uniform(self.seed, self.epoch, self.indices, stream)
+
+    def crops(self) -> np.ndarray:
+        """Area, aspect ratio, left and top of random boxes: float64 (B, 4) in [0, 1)."""
+        return np.stack([self.uniform(name) for name in ("area", "aspect", "left", "top")], axis=1)
 
     def flips(self, flip: bool | str) -> np.ndarray:
         """Which images are mirrored: bool (B,)."""
@@ -122,21 +128,22 @@ def _reflect(index: np.ndarray, size: int) -> np.ndarray:
 
 
 def random_box(
-    width: int, height: int, augment: Augment, seed: int, epoch: int, index: int
+    width: int, height: int, augment: Augment, shares: np.ndarray
 ) -> tuple[float, float, float, float]:
-    """The box of a random resized crop: left, top, right, bottom in pixels."""
-    area, aspect, x, y = (
-        float(chance.uniform(seed, epoch, index, name)[0])
-        for name in ("area", "aspect", "left", "top")
-    )
+    """The box of a random resized crop: left, top, right, bottom in pixels.
+
+    Args:
+        shares: the image's row of `Draw.crops`.
+    """
+    area, aspect, x, y = shares.tolist()
     low, high = augment.scale
     area = (low + (high - low) * area) * width * height
-    narrow, wide = np.log(augment.ratio)
-    aspect = float(np.exp(narrow + (wide - narrow) * aspect))
-    w = min(width, (area * aspect) ** 0.5)
-    h = min(height, (area / aspect) ** 0.5)
+    narrow, wide = map(math.log, augment.ratio)
+    aspect = math.exp(narrow + (wide - narrow) * aspect)
+    w = min(width, math.sqrt(area * aspect))
+    h = min(height, math.sqrt(area / aspect))
     left, top = x * (width - w), y * (height - h)
-    return left, top, left + w, top + h
+    return left, top, min(left + w, width), min(top + h, height)
 
 
 def erase(images: np.ndarray, augment: Augment, draw: Draw) -> None:

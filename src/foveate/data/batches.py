@@ -36,6 +36,9 @@ class Batches:
     that is not full is left out. Without, they come in their own order, scaled
     and cut at the centre, every one of them.
 
+    Where a file has gone bad since it was found, another of its class stands
+    in for it, and `failures` tells.
+
     Args:
         split: the images.
         batch_size: images a batch, over all processes together.
@@ -46,9 +49,10 @@ class Batches:
         seed: decides order and augmentation.
         rank, world: which of how many processes this is; each gets its part of
             every batch, and the parts together are the batch of one process.
-        workers: threads that prepare batches ahead.
+        workers: threads that prepare batches ahead; by default one a core, at most 4.
 
-    Raises: FoveateError if the batch cannot be shared among the processes.
+    Raises: FoveateError if the batch cannot be shared among the processes, or
+        an argument is out of its range.
     """
 
     split: Split
@@ -63,14 +67,39 @@ class Batches:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        self.failures: list[Quarantined] = []
-        if self.augment is not None:
-            self.batch_size = min(self.batch_size, len(self.split) // self.world * self.world)
+        self._bad: dict[int, str] = {}
+        self._last_order: tuple[int, np.ndarray] | None = None
+        self._check_ranges()
         if self.batch_size < 1 or self.batch_size % self.world:
             raise FoveateError(
                 f"a batch of {self.batch_size} cannot be shared among {self.world} processes: "
                 "make --batch a multiple of them"
             )
+        if self.augment is not None:
+            self.batch_size = min(self.batch_size, len(self.split) // self.world * self.world)
+            if not self.batch_size:
+                raise FoveateError(
+                    f"{len(self.split)} training images cannot be shared among {self.world} "
+                    "processes: add images or start fewer processes"
+                )
+
+    def _check_ranges(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise FoveateError(f"rank is {self.rank} of {self.world}: give 0 to {self.world - 1}")
+        if self.size < 1:
+            raise FoveateError(f"size is {self.size}: give at least one pixel")
+        if not 0 < self.crop <= 1:
+            raise FoveateError(f"crop is {self.crop}: give more than 0, and 1 at most")
+        mixes = self.augment is not None and (self.augment.mixup or self.augment.cutmix)
+        if mixes and self.classes <= self.split.targets.max(initial=-1):
+            raise FoveateError(
+                f"classes is {self.classes}: mixing needs to know how many there are"
+            )
+
+    @property
+    def failures(self) -> list[Quarantined]:
+        """Images that could not be read any more, in the order of the split."""
+        return [Quarantined(self.split.names[i], reason) for i, reason in sorted(self._bad.items())]
 
     @property
     def steps(self) -> int:
@@ -83,7 +112,7 @@ class Batches:
 
         Threads prepare a few batches ahead; they end when the iterator is closed.
         """
-        threads = self.workers or min(2, os.cpu_count() or 1)
+        threads = self.workers or min(4, os.cpu_count() or 1)
         pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
         waiting: list[Future[Batch]] = []
         try:
@@ -105,79 +134,90 @@ class Batches:
         if self.augment is not None:
             mix = Mix.drawn(self.augment, self.seed, epoch, step)
             if mix.kind != "none":
-                partners, others = self._images(whole[::-1][mine], epoch)
+                if self.rank == self.world - 1 - self.rank:
+                    partners, others = images.flip(0), targets.flip(0)
+                else:
+                    partners, others = self._images(whole[::-1][mine], epoch)
                 images, targets = mix.apply(images, partners, targets, others, self.classes)
         return Batch(images, targets, torch.from_numpy(indices))
 
     def _order(self, epoch: int) -> np.ndarray:
         if self.augment is None:
             return np.arange(len(self.split))
-        return chance.permutation(self.seed, epoch, len(self.split))
+        last = self._last_order
+        if last is None or last[0] != epoch:
+            last = epoch, chance.permutation(self.seed, epoch, len(self.split))
+            self._last_order = last
+        return last[1]
 
     def _images(self, indices: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented images uint8 (B, 3, S, S) and their targets int64 (B,)."""
-        if self.split.pixels is not None:
-            pixels = resize_batch(self.split.pixels[indices], self.size, self.crop)
-        else:
-            pixels = np.stack([self._prepare(int(i), epoch) for i in indices])
-        targets = torch.from_numpy(self.split.targets[indices])
+        draw = Draw(self.seed, epoch, indices)
+        pixels, used = self._square(draw)
+        targets = torch.from_numpy(self.split.targets[used])
         if self.augment is None:
             return _to_tensor(pixels), targets
-        draw = Draw(self.seed, epoch, indices)
-        if self.split.pixels is not None and self.augment.crop == "resized":
-            pixels = np.stack(
-                [
-                    self._cut(Image.fromarray(p), int(i), epoch)
-                    for p, i in zip(pixels, indices, strict=True)
-                ]
-            )
         pixels = shift_and_flip(pixels, self.augment, draw)
         if self.augment.randaugment:
-            pixels = self._randaugment(pixels, indices, epoch)
+            from foveate.data.randaugment import randaugment
+
+            images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            images = randaugment(images, self.augment.randaugment, self.augment.magnitude, draw)
+            pixels = images.permute(0, 2, 3, 1).numpy()
         if self.augment.erase:
             erase(pixels, self.augment, draw)
         return _to_tensor(pixels), targets
 
-    def _prepare(self, index: int, epoch: int) -> np.ndarray:
-        """One image of any size, brought to (S, S, 3)."""
-        image = Image.fromarray(self._read(index))
-        if self.augment is not None and self.augment.crop == "resized":
-            return self._cut(image, index, epoch)
-        return resize(image, self.size, self.crop)
-
-    def _cut(self, image: Image.Image, index: int, epoch: int) -> np.ndarray:
-        assert self.augment is not None
-        box = random_box(*image.size, self.augment, self.seed, epoch, index)
-        side = (self.size, self.size)
-        return np.asarray(image.resize(side, Image.Resampling.BICUBIC, box, reducing_gap=2.0))
-
-    def _read(self, index: int) -> np.ndarray:
-        """The image, or where its file has gone bad since, the next of its class that has not."""
-        same = np.flatnonzero(self.split.targets == self.split.targets[index])
-        for i in [index, *same[same > index], *same[same < index]]:
+    def _square(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """The images at one size, uint8 (B, S, S, 3), and which these are, int64 (B,)."""
+        cuts = self.augment is not None and self.augment.crop == "resized"
+        all_pixels = self.split.pixels
+        if all_pixels is not None and not cuts:
+            return resize_batch(all_pixels[draw.indices], self.size, self.crop), draw.indices
+        shares = draw.crops() if cuts else None
+        pixels = np.empty((len(draw.indices), self.size, self.size, 3), np.uint8)
+        used = draw.indices.copy()
+        for row, index in enumerate(draw.indices.tolist()):
             try:
-                return self.split.read(int(i))
+                image, used[row] = self._read(index)
+                pixels[row] = self._scale(image, None if shares is None else shares[row])
+            except Exception as error:
+                error.add_note(f"while preparing {self.split.names[index]}")
+                raise
+        return pixels, used
+
+    def _scale(self, image: np.ndarray, shares: np.ndarray | None) -> np.ndarray:
+        """One image of any size, brought to (S, S, 3), from a random box if it has `shares`."""
+        if shares is None:
+            return resize(Image.fromarray(image), self.size, self.crop)
+        assert self.augment is not None
+        height, width = image.shape[:2]
+        return _resample(
+            Image.fromarray(image), self.size, random_box(width, height, self.augment, shares)
+        )
+
+    def _read(self, index: int) -> tuple[np.ndarray, int]:
+        """The image, or where its file has gone bad since, the next that has not; and which it is.
+
+        The next of its class is preferred, so that targets change only where a
+        whole class is gone.
+        """
+        for i in self._candidates(index):
+            try:
+                return self.split.read(i), i
             except (BadImage, OSError) as error:
-                self.failures.append(Quarantined(self.split.names[i], str(error)))
+                self._bad[i] = str(error)
         raise FoveateError(
-            f"no image of the class of {self.split.names[index]} can be read any more: "
+            f"no image can be read any more, the first being {self.split.names[index]}: "
             "bring the files back and run the same command again"
         )
 
-    def _randaugment(self, pixels: np.ndarray, indices: np.ndarray, epoch: int) -> np.ndarray:
-        from foveate.data.randaugment import randaugment_batch
-
-        assert self.augment is not None
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        images = randaugment_batch(
-            images,
-            self.augment.randaugment,
-            self.augment.magnitude,
-            self.seed,
-            epoch,
-            indices.tolist(),
-        )
-        return np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+    def _candidates(self, index: int) -> Iterator[int]:
+        yield index
+        after = (index + 1 + np.arange(len(self.split) - 1)) % len(self.split)
+        same = self.split.targets[after] == self.split.targets[index]
+        yield from after[same].tolist()
+        yield from after[~same].tolist()
 
 
 def resize(image: Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
@@ -191,7 +231,12 @@ def resize(image: Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
     box = (left, top, left + side, top + side)
     if (width, height) == (size, size) and crop == 1.0:
         return np.asarray(image)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=2.0))
+    return _resample(image, size, box)
+
+
+def _resample(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> np.ndarray:
+    side = (size, size)
+    return np.asarray(image.resize(side, Image.Resampling.BICUBIC, box, reducing_gap=2.0))
 
 
 def resize_batch(pixels: np.ndarray, size: int, crop: float = 1.0) -> np.ndarray:
