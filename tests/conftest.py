@@ -19,7 +19,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images and trained networks beside the checkout; skips where it is absent."""
+    """Real images and trained networks beside the checkout; skips where they are absent."""
     if not SHARED.is_dir():
         pytest.skip("the shared images and weights are not on this machine")
     return SHARED

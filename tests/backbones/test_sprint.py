@@ -1,5 +1,7 @@
 """Sprint against its closed forms."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from foveate.backbones.sprint import begin_as_identity
 def test_parameter_count(name):
     model = create_model(name, num_classes=10)
     widths = [24, *(info["num_chs"] for info in model.feature_info)]
-    convolutions = 9 * 3 * 24 + sum(9 * (i + o) * o for i, o in zip(widths, widths[1:], strict=False))
+    convolutions = 9 * 3 * 24 + sum(9 * (i + o) * o for i, o in pairwise(widths))
     norms = 2 * 24 + sum(4 * o for o in widths[1:])
     assert sum(p.numel() for p in model.parameters()) == convolutions + norms + 10 * widths[-1]
 

@@ -1,0 +1,101 @@
+"""Every exported format computes what the trained model computes, and the guard is kept."""
+
+import json
+from importlib import import_module
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+from foveate import FoveateError
+from foveate.deploy import export, latency, load, load_model
+from foveate.deploy.formats import write_onnx
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def test_every_format_is_there_and_compared(artifact):
+    rows = {row["name"]: row for row in artifact.formats}
+    assert {"torch", "torch.export", "onnx", "openvino", "openvino-int8"} <= rows.keys()
+    for name, row in rows.items():
+        assert row["bytes"] > 0
+        assert row["latency_ms"]["low"] <= row["latency_ms"]["median"] <= row["latency_ms"]["high"]
+        if name not in ("openvino-int8", "openvino-bf16"):
+            assert row["parity"]["max_error"] < 1e-4
+            assert row["parity"]["agreement"] == 1.0
+    assert rows["openvino-int8"]["bytes"] < 0.5 * rows["openvino"]["bytes"]
+    assert rows["openvino-int8"]["parity"]["agreement"] > 0.95
+
+
+def test_the_fastest_that_passed_is_chosen(artifact):
+    able = [r for r in artifact.formats if r["passed"] and r["name"] != "torch.export"]
+    fastest = min(able, key=lambda row: row["latency_ms"]["median"])
+    assert artifact.chosen == fastest["name"]
+    assert [r["name"] for r in artifact.formats if r["chosen"]] == [artifact.chosen]
+
+
+def test_programs_run_without_foveate(artifact, trained):
+    images = torch.rand(3, 3, 16, 16)
+    expected = trained(images).detach().numpy()
+    session = onnxruntime.InferenceSession(artifact.folder / "model.onnx")
+    assert max(i.version for i in onnx.load(artifact.folder / "model.onnx").opset_import) >= 17
+    np.testing.assert_allclose(
+        session.run(None, {"images": images.numpy()})[0], expected, atol=1e-4
+    )
+    program = torch.export.load(artifact.folder / "model.pt2").module()
+    np.testing.assert_allclose(program(images).detach().numpy(), expected, atol=1e-5)
+    compiled = openvino.compile_model(
+        artifact.folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    np.testing.assert_allclose(compiled(images.numpy())[0], expected, atol=1e-4)
+
+
+def test_the_guard_turns_formats_away(trained, digits, tmp_path, monkeypatch):
+    """A quantiser that ruins the model must not be chosen, however fast it is."""
+
+    def ruin(model, images, path):
+        upside_down = trained.backbone.head.fc.weight
+        with torch.no_grad():
+            upside_down.neg_()
+            write_onnx(trained, tmp_path / "ruined.onnx")
+            upside_down.neg_()
+        openvino.save_model(openvino.convert_model(tmp_path / "ruined.onnx"), path)
+
+    monkeypatch.setattr(import_module("foveate.deploy.export"), "write_int8", ruin)
+    formats = ("onnx", "openvino", "openvino-int8")
+    made = export(trained, digits, tmp_path / "model", formats=formats)
+    row = next(r for r in made.formats if r["name"] == "openvino-int8")
+    assert not row["passed"]
+    assert "more than 1" in row["why"]
+    assert made.chosen != "openvino-int8"
+
+
+def test_unknown_formats_and_full_disks(trained, digits, tmp_path, monkeypatch):
+    with pytest.raises(FoveateError, match="tflite"):
+        export(trained, digits, tmp_path / "model", formats=("tflite",))
+    export(trained, digits, tmp_path / "model", formats=("torch",))
+    before = (tmp_path / "model" / "model.json").read_bytes()
+    from foveate.deploy import artifact as module
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(FoveateError, match="make room"):
+        export(trained, digits, tmp_path / "model", formats=("torch",))
+    assert (tmp_path / "model" / "model.json").read_bytes() == before
+    assert load_model(tmp_path / "model").labels == digits.labels
+
+
+def test_latency_of_an_untrained_model(trained):
+    assert 0 < latency(trained, seconds=0.05).median < 1
+
+
+def test_the_card_tells_what_json_tells(artifact):
+    facts = json.loads((artifact.folder / "model.json").read_text())
+    card = (artifact.folder / "README.md").read_text()
+    assert f"{facts['chosen']} (chosen)" in card
+    assert load(artifact.folder).format == facts["chosen"]
