@@ -19,7 +19,9 @@ def test_equals_one_large_depthwise_kernel():
     kernel[10:12] = pad(mixer.dwconv_hw.weight, (4, 4, 4, 4))
     kernel[12:14] = pad(mixer.dwconv_w.weight, (0, 0, 5, 5))
     kernel[14:] = pad(mixer.dwconv_h.weight, (5, 5))
-    bias = torch.cat([torch.zeros(10), *(getattr(mixer, f"dwconv_{n}").bias for n in ("hw", "w", "h"))])
+    bias = torch.cat(
+        [torch.zeros(10), *(getattr(mixer, f"dwconv_{n}").bias for n in ("hw", "w", "h"))]
+    )
     slow = conv2d(images, kernel, bias, padding=5, groups=16)
     fast = mixer(images)
     torch.testing.assert_close(fast, slow)
@@ -29,7 +31,9 @@ def test_equals_one_large_depthwise_kernel():
     torch.testing.assert_close(grad, slow_grad)
 
 
-@pytest.mark.parametrize("options", [{"band_kernel": 4}, {"square_kernel": 2}, {"branch_ratio": 0.5}])
+@pytest.mark.parametrize(
+    "options", [{"band_kernel": 4}, {"square_kernel": 2}, {"branch_ratio": 0.5}]
+)
 def test_impossible_options(options):
     with pytest.raises(FoveateError):
         InceptionDepthwise(16, **options)
