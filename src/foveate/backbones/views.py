@@ -35,10 +35,8 @@ def explanation(model: nn.Module) -> Explanation | None:
     """The map to look at, or None where the network does not tell."""
     if isinstance(model, Backbone):
         return model.explanation()
-    blocks: Any = getattr(model, "blocks", None)
-    if blocks is not None and hasattr(model, "num_prefix_tokens"):
-        last = f"blocks.{len(blocks) - 1}.norm1"  # the last map whose every token still counts
-        return Explanation(last, "BNC", int(getattr(model, "num_prefix_tokens", 0)))
+    if hasattr(model, "num_prefix_tokens"):
+        return Explanation(_last_tokens(model), "BNC", int(model.num_prefix_tokens))  # pyright: ignore
     layout = "BHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "BCHW"
     modules = dict(model.named_modules())
     for info in reversed(list(getattr(model, "feature_info", None) or [])):
@@ -46,3 +44,10 @@ def explanation(model: nn.Module) -> Explanation | None:
         if name in modules:
             return Explanation(name, layout)
     return None
+
+
+def _last_tokens(model: nn.Module) -> str:
+    """The last map of tokens that all still count: with a class token, after the last attention
+    only that one does."""
+    norms = [name for name, _ in model.named_modules() if name.endswith(".norm1")]
+    return norms[-1] if norms else "norm"

@@ -30,6 +30,7 @@ class Clock:
         self.steps_here = 0
         self._closing_steps = closing_steps
         self._step_seconds: float | None = None
+        self._between = 0.0
         self._last = time.monotonic()
 
     @property
@@ -41,18 +42,19 @@ class Clock:
 
     def tick(self) -> None:
         """A step was made: move on."""
-        took = self._take()
+        took = self._take() + self._between
+        self._between = 0.0
         self.step += 1
         self.steps_here += 1
         if self._step_seconds is None:
             self._step_seconds = took
-        self._step_seconds += 0.1 * (took - self._step_seconds)
+        self._step_seconds += 0.03 * (took - self._step_seconds)
         by_steps = self.step / self.steps if self.steps else 0.0
         self.progress = max(by_steps, self._by_time()) if self.seconds else by_steps
 
-    def lap(self) -> None:
-        """Something else than a step took time: count it, but do not take it for a step's."""
-        self._take()
+    def lap(self, *, recurs: bool = True) -> None:
+        """Something else than a step took time; if it recurs, steps are expected to cost it too."""
+        self._between += self._take() * recurs
 
     def _take(self) -> float:
         now = time.monotonic()

@@ -308,7 +308,7 @@ class Training:
         if self.precision == "auto":
             chosen = choose_precision(self.model, batch.images.to(device), len(self.data.labels))
             self.precision = "bfloat16" if self.world.agree(chosen == "bfloat16") else "float32"
-            self.clock.lap()
+            self.clock.lap(recurs=False)
         mean_loss, hits = 0.0, 0.0
         for images, targets in zip(
             batch.images.chunk(self.recipe.accumulate),
