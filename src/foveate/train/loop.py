@@ -126,7 +126,7 @@ class Training:
         self.ingredients = [*own, *([self.average] if self.average else []), *ingredients]
         self.clock = self._make_clock()
         self.precision = recipe.precision
-        self.best = {"top1": -1.0, "epoch": 0.0}
+        self.best = {"top1": -1.0, "loss": float("inf"), "epoch": 0.0}
         self.evaluated_at, self._next_evaluation, self._worse = -1, recipe.evaluate_every, 0
         self._sums = [0.0, 0.0, 0.0]
         self._stepping_seconds = 0.0
@@ -220,8 +220,9 @@ class Training:
                 len(part), result.top1 * len(part), result.loss * len(part)
             )
             top1 = hits / n
-            if top1 > self.best["top1"]:
-                self.best, self._worse = {"top1": top1, "epoch": self.epoch}, 0
+            loss /= n
+            if (top1, -loss) > (self.best["top1"], -self.best["loss"]):
+                self.best, self._worse = {"top1": top1, "loss": loss, "epoch": self.epoch}, 0
                 if self.world.leads:
                     save(self._shelf.best, self.model.state_dict(), self.best)
             else:
@@ -229,13 +230,13 @@ class Training:
         self.evaluated_at = self.clock.step
         while self._next_evaluation <= self.epoch:
             self._next_evaluation += self.recipe.evaluate_every
-        bar.evaluated(self.epoch, loss / n, top1)
+        bar.evaluated(self.epoch, loss, top1, last=self.is_over)
         self.clock.lap()
         self._write(
             kind="eval",
             step=self.clock.step,
             epoch=self.epoch,
-            loss=loss / n,
+            loss=loss,
             top1=top1,
             seconds=self.clock.spent,
         )

@@ -1,9 +1,13 @@
 """What a person sees while a model trains."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_A_LINE = 5.0
+"""Where there is no terminal, lines do not come faster than this."""
 
 
 class Bar:
@@ -26,6 +30,7 @@ class Bar:
             disable=not (shown and self._console.is_terminal),
             transient=True,
         )
+        self._printed = time.monotonic()
         self._task = self._progress.add_task(
             "", total=1.0, epoch=0.0, loss=0.0, top1="–", speed=0.0
         )
@@ -46,10 +51,12 @@ class Bar:
         """A step was logged."""
         self._progress.update(self._task, completed=progress, epoch=epoch, loss=loss, speed=speed)
 
-    def evaluated(self, epoch: float, loss: float, top1: float) -> None:
-        """An evaluation was made."""
+    def evaluated(self, epoch: float, loss: float, top1: float, *, last: bool) -> None:
+        """An evaluation was made. Where there is no terminal, some are printed and the last is."""
         self._progress.update(self._task, top1=f"{top1:.2%}")
-        if not self._console.is_terminal:
+        now = time.monotonic()
+        if not self._console.is_terminal and (last or now - self._printed > SECONDS_A_LINE):
+            self._printed = now
             self._console.print(
                 f"epoch {epoch:.1f}: validation loss {loss:.4f}, top-1 {top1:.2%}", soft_wrap=True
             )
