@@ -33,6 +33,7 @@ FLOORS = {
     "claims": 8,
     "fit": 8,
     "cli": 9,
+    "__main__": 9,
 }
 
 # The names that people import; they reach into any room, and no room reaches for them.

@@ -26,6 +26,7 @@ def draw(n: int, epoch: int = 0, seed: int = 0) -> Draw:
         ("crop", "random"),
         ("flip", "sometimes"),
         ("shift", -1),
+        ("shift", 1.5),
         ("randaugment", -2),
         ("mixup", -0.1),
         ("cutmix", math.nan),

@@ -52,7 +52,11 @@ class Augment:
             raise FoveateError(f"augment.crop is {self.crop!r}: choose pad, resized or centre")
         if self.flip not in (True, False, "alternate"):
             raise FoveateError(f"augment.flip is {self.flip!r}: choose true, false or alternate")
-        for name in ("shift", "randaugment", "mixup", "cutmix"):
+        for name in ("shift", "randaugment"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise FoveateError(f"augment.{name} is {value!r}: give a whole number, 0 or more")
+        for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise FoveateError(f"augment.{name} is {getattr(self, name)}: give 0 or more")
         for name in ("erase", "mix"):

@@ -74,8 +74,8 @@ def open(
         )
     items = find_items(Path(source))
     good, quarantine = _scan(items, workers, progress)
-    good = _set_aside_contradictions(good, quarantine)
     good = _set_aside_untrained_labels(good, quarantine)
+    good = _set_aside_contradictions(good, quarantine)
     _insist(str(source), items, good, quarantine, max_bad)
     return _assemble(str(source), good, quarantine, val_share, test_share, seed)
 

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from foveate.errors import FoveateError, require
 
@@ -108,21 +108,35 @@ def _items_of_tar(path: Path) -> list[Item]:
     """Members are read at their offsets; a compressed tar is decompressed once, into one
     temporary file that goes when the items go."""
     try:
-        plain = _decompress(path)
-        with tarfile.open(fileobj=plain, mode="r:") as archive:
+        with _decompress(path) as plain, tarfile.open(fileobj=plain, mode="r:") as archive:
             members = [m for m in archive if not m.isdir()]
+            content = _Content(plain)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise FoveateError(f"{path} is no readable tar archive ({error}): make it anew") from error
 
     def reader(member: tarfile.TarInfo) -> Callable[[], bytes]:
-        return lambda: os.pread(plain.fileno(), member.size, member.offset_data)
+        return lambda: content.read(member.offset_data, member.size)
 
     found = {m.name: reader(m) for m in members if m.isfile()}
     links = {m.name: "a link, not a file" for m in members if not m.isfile()}
     return _items_by_path(found, path, links)
 
 
-def _decompress(path: Path) -> Any:
+class _Content:
+    """The bytes of an open file, for many threads at once, until nothing needs them."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._descriptor = os.dup(file.fileno())
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def _decompress(path: Path) -> IO[bytes]:
+    """The tar itself, open; from a temporary file where it was compressed."""
     if tarfile.is_tarfile(path):
         import bz2
         import gzip
