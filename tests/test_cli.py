@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def picture(colour: int = 0, side: int = 16) -> Image.Image:
 def class_folder(root: Path, label: str, count: int = 12) -> None:
     (root / label).mkdir(parents=True)
     for i in range(count):
-        picture(hash(label) % 1000 + i).save(root / label / f"{i}.png")
+        picture(zlib.crc32(f"{label}/{i}".encode())).save(root / label / f"{i}.png")
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ class VisionModel(nn.Module):
         """Scaled and normalised input of the backbone: float (B, 3, size, size)."""
         images = as_batch(images).to(self.mean.device)
         scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
-        images = images.float()
+        images = images.to(self.mean.dtype)
         size = self.preprocess.size
         if images.shape[-2:] != (size, size):
             images = F.interpolate(

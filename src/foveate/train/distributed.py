@@ -112,8 +112,8 @@ def _shared_forward(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
         )
     axes = [d for d in range(x.ndim) if d != 1]
     shape = [1, -1] + [1] * (x.ndim - 2)
-    wide = x.float()
-    count = torch.full((1,), x.numel() / x.shape[1], device=x.device)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    count = wide.new_full((1,), x.numel() / x.shape[1])
     total = _SumOverProcesses.apply(torch.cat([wide.sum(axes), count]))
     n = total[-1].detach()
     mean = total[:-1] / n

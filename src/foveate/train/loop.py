@@ -320,7 +320,8 @@ class Training:
             share = len(images) / len(batch.images)
             half = self.precision == "bfloat16"
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                logits = self.model(images).float()
+                logits = self.model(images)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
             for ingredient in self.ingredients:
                 loss = ingredient.loss(self, logits, targets, loss)
