@@ -238,6 +238,13 @@ def test_output_below_a_file(foveate, photos, tmp_path):
     assert_one_sentence(foveate.err, "file")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place that root cannot write")
+@pytest.mark.parametrize("place", ["/proc/run", "/proc/self/run", "/dev/null/run"])
+def test_output_that_cannot_be_written(foveate, photos, place):
+    assert foveate("fit", photos, "--out", place) == 2
+    assert_one_sentence(foveate.err, place)
+
+
 def test_damaged_run(foveate, photos, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text('{"asked": ')
@@ -263,7 +270,105 @@ def test_models_that_cannot_be_loaded(foveate, tmp_path, make):
     assert_one_sentence(foveate.err, "model")
 
 
-@pytest.mark.parametrize("verb", ["predict", "eval", "report", "fit", "look"])
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """An untrained model's folder."""
+    import torch
+
+    from foveate.deploy import save
+    from foveate.vision import VisionModel
+
+    torch.manual_seed(0)
+    save(VisionModel.create("sprint_s", ["cat", "dog"], size=12), tmp_path / "a-model")
+    return tmp_path / "a-model"
+
+
+IMAGES = {
+    "missing": lambda root: root / "nowhere.png",
+    "a text": lambda root: (root / "notes.txt").write_text("hello") and root / "notes.txt",
+    "empty": lambda root: (root / "empty.png").touch() or root / "empty.png",
+    "an empty folder": lambda root: (root / "none").mkdir() or root / "none",
+}
+
+
+@pytest.mark.parametrize("make", IMAGES.values(), ids=IMAGES)
+def test_images_that_cannot_be_read(foveate, model, tmp_path, make):
+    path = make(tmp_path)
+    assert foveate("predict", model, path) == 2
+    assert_one_sentence(foveate.err, path.name)
+
+
+USES = {
+    "predict as what it is not": (["predict", "{model}", "{image}", "--format", "onyx"], "onyx"),
+    "predict as what was not exported": (
+        ["predict", "{model}", "{image}", "--format", "onnx"],
+        "onnx",
+    ),
+    "eval on other labels": (["eval", "{model}", "digits"], "does not know"),
+    "eval on an unknown split": (["eval", "{model}", "{photos}", "--split", "dev"], "dev"),
+    "eval on nothing": (["eval", "{model}", "nowhere"], "nowhere"),
+    "export with other labels": (["export", "{model}", "digits", "--out", "{new}"], "not know"),
+    "export in an unknown format": (
+        ["export", "{model}", "{photos}", "--out", "{new}", "--format", "onyx"],
+        "onyx",
+    ),
+    "export with no such guard": (
+        ["export", "{model}", "{photos}", "--out", "{new}", "--guard", "-1"],
+        "guard",
+    ),
+    "export over something else": (
+        ["export", "{model}", "{photos}", "--out", "{photos}"],
+        "no model",
+    ),
+    "export onto a file": (["export", "{model}", "{photos}", "--out", "{image}"], "no model"),
+    "export of nothing": (["export", "{photos}", "{photos}", "--out", "{new}"], "model.json"),
+    "export to nowhere": (["export", "{model}", "{photos}", "--out", "/proc/x"], "/proc/x"),
+    "report of a model": (["report", "{model}"], "run.json"),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_uses_of_a_model_that_cannot_be(foveate, model, photos, tmp_path, use):
+    picture().save(tmp_path / "a.png")
+    before = sorted(photos.rglob("*"))
+    places = {"model": model, "photos": photos, "image": tmp_path / "a.png", "new": tmp_path / "n"}
+    words, mention = use
+    assert foveate(*(word.format(**places) for word in words)) == 2
+    assert_one_sentence(foveate.err, mention)
+    assert sorted(photos.rglob("*")) == before
+    assert not (tmp_path / "n").exists()
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "weights with a flipped bit": lambda m: flip_a_bit(m / "model.safetensors"),
+    "weights cut short": lambda m: (m / "model.safetensors").write_bytes(b"\x08"),
+    "weights gone": lambda m: (m / "model.safetensors").unlink(),
+    "a pickle for weights": lambda m: (m / "model.safetensors").write_bytes(pickle.dumps({"w": 1})),
+    "facts with a flipped bit": lambda m: flip_a_bit(m / "model.json"),
+    "facts that are a list": lambda m: (m / "model.json").write_text("[]"),
+    "facts that are bytes": lambda m: (m / "model.json").write_bytes(b"\xff\xfe\x00"),
+    "another label": lambda m: (m / "model.json").write_text(
+        (m / "model.json").read_text().replace("cat", "cow")
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_models(foveate, model, tmp_path, harm):
+    picture().save(tmp_path / "a.png")
+    assert foveate("predict", model, tmp_path / "a.png") == 0
+    harm(model)
+    assert foveate("predict", model, tmp_path / "a.png") == 2
+    assert_one_sentence(foveate.err, "damaged")
+
+
+@pytest.mark.parametrize("verb", ["predict", "eval", "report", "fit", "look", "export"])
 def test_verbs_without_their_arguments(foveate, verb):
     assert foveate(verb) == 2
     assert "rgument" in foveate.err or "ption" in foveate.err
@@ -355,6 +460,18 @@ def test_the_whole_path_and_then_damage(foveate, tmp_path):
     (tmp_path / "broken.png").write_bytes(page.getvalue()[:60])
     assert foveate("predict", run / "model", tmp_path / "broken.png") == 2
     assert_one_sentence(foveate.err, "broken.png")
+
+    words = ["export", run / "trained", "digits", "--out", tmp_path / "again"]
+    assert foveate(*words, "--format", "onnx", "--json") == 0, foveate.err
+    assert [row["name"] for row in json.loads(foveate.out)["formats"]] == ["torch", "onnx"]
+    assert foveate("predict", tmp_path / "again", tmp_path / "a.png", "--format", "onnx") == 0
+    assert foveate(*words, "--format", "onyx") == 2
+    assert_one_sentence(foveate.err, "onyx")
+    assert foveate(*words, "--guard", "101") == 2
+    assert_one_sentence(foveate.err, "guard")
+    assert foveate(*words[:-1], tmp_path) == 2
+    assert_one_sentence(foveate.err, "no model")
+    assert (tmp_path / "a.png").exists()
 
     for name in ("model.safetensors", "model.json"):
         damaged = tmp_path / f"damaged-{name}"

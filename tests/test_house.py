@@ -124,7 +124,7 @@ def test_a_room_lists_what_it_offers(room):
     module = importlib.import_module(room)
     names = getattr(module, "__all__", [])
     assert [name for name in names if not hasattr(module, name)] == []
-    assert list(names) == sorted(names)
+    assert list(names) == sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
     assert len(names) == len(set(names))
 
 

@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print."""
 
+import errno
 import json
 import os
 import re
@@ -76,6 +77,9 @@ def fit(
     max_bad: Annotated[
         float, typer.Option(help="Stop if a larger share of the files cannot be used.")
     ] = 0.1,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a model from images: look, choose, train, compress, test, report."""
@@ -94,9 +98,10 @@ def fit(
         seed=seed,
         pretrained=pretrained,
         max_bad=max_bad,
+        tensorboard=tensorboard,
     )
     facts = run_fit(asked, out, command=_command(), quiet=as_json)
-    if as_json:
+    if as_json and facts:
         _print_json(facts)
 
 
@@ -150,16 +155,18 @@ def predict(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="The model's folder, as in RUN/model.")],
     data: Annotated[str, typer.Argument(help="Images with labels, as for fit.")],
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
     format: Annotated[str | None, typer.Option(help="Use this exported format.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the split where the data has none.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model's accuracy on labelled images."""
+    from foveate.data import Split
     from foveate.data import open as open_data
 
     predictor = foveate.load(model, format=format)
-    splits = open_data(data, seed=seed).splits
+    splits = open_data(data, seed=seed).labelled_as(predictor.labels).splits
+    splits["all"] = Split.joined(list(splits.values()))
     if split not in splits:
         raise FoveateError(
             f"there is no split {split!r} in {data}: choose one of {', '.join(splits)}"
@@ -177,6 +184,37 @@ def evaluate(
     for label, accuracy in result["per_class"].items():
         table.add_row(label, "no images" if accuracy is None else f"{accuracy:.1%}")
     console.print(table)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A model's folder, such as RUN/trained.")],
+    data: Annotated[str, typer.Argument(help="Images with labels: to calibrate and to judge on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the exported model.")],
+    guard: Annotated[
+        float, typer.Option(help="Points of accuracy that compression may cost.")
+    ] = 1.0,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="Only this format; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides the split where the data has none.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Export a trained model anew, with another guard or in chosen formats."""
+    from foveate.data import open as open_data
+    from foveate.deploy import FORMATS, load_model
+    from foveate.deploy import export as export_model
+    from foveate.fit import print_formats
+
+    trained = load_model(model)
+    wanted = tuple(formats or FORMATS)
+    images = open_data(data, seed=seed).labelled_as(trained.labels)
+    made = export_model(trained, images, out, guard=guard, formats=wanted)
+    if as_json:
+        _print_json({"chosen": made.chosen, "formats": made.formats})
+    else:
+        print_formats(made.formats, Console())
+        Console().print(f"use it: foveate predict {out} IMAGE", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -268,6 +306,19 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
+OF_THE_MACHINE = {
+    errno.EACCES: "give a place that you may use",
+    errno.EPERM: "give a place that you may use",
+    errno.EROFS: "give a place that can be written to",
+    errno.ENOSPC: "make room and give the same command again",
+    errno.EDQUOT: "make room and give the same command again",
+    errno.EFBIG: "make room and give the same command again",
+    errno.EIO: "see to the disk and give the same command again",
+    errno.EMFILE: "allow more open files (ulimit -n) and give the same command again",
+}
+"""What a person can do when the machine refuses, by error number; what else fails is a bug."""
+
+
 def main() -> None:
     """The console script: exit codes 0, 1 (a bug), 2 (a mistake to mend), 130 (interrupted)."""
     try:
@@ -282,6 +333,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        place = error.filename or "the disk"
+        _fail(f"cannot use {place} ({error.strerror}): {OF_THE_MACHINE[error.errno]}", 2)
 
 
 def _fail(message: str, code: int) -> None:

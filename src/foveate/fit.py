@@ -1,12 +1,15 @@
 """The main job: from a source of images to a deployed, measured and explained model.
 
 `fit` below is the story. Each stage leaves its result in the run's folder, so
-that a run that was killed goes on with the stage that it was in.
+that a run that was killed goes on with the stage that it was in. Under torchrun
+the first process tells the story, and the others train along.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from math import ceil, log2
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +25,21 @@ from foveate.data import Augment, Dataset
 from foveate.data import open as open_data
 from foveate.deploy import export, latency, load, load_model
 from foveate.deploy import save as save_model
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, require
 from foveate.measure import count, machine
 from foveate.report import analyse, write
 from foveate.runs import Run
-from foveate.train import Recipe, evaluate, train
-from foveate.train.race import Runner, race
+from foveate.train import (
+    Ingredient,
+    Outcome,
+    Recipe,
+    Runner,
+    TensorBoard,
+    World,
+    evaluate,
+    race,
+    train,
+)
 from foveate.vision import VisionModel
 
 RACE_SHARE = 0.1
@@ -52,6 +64,7 @@ class Asked:
         seed: decides split, order, augmentation and initial weights.
         pretrained: begin with published weights.
         max_bad: stop if a larger share of the files cannot be used.
+        tensorboard: write the curves for TensorBoard too, into `tensorboard/`.
     """
 
     source: str
@@ -65,6 +78,7 @@ class Asked:
     seed: int = 0
     pretrained: bool = False
     max_bad: float = 0.1
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.epochs is None):
@@ -77,6 +91,8 @@ class Asked:
             raise FoveateError(f"--guard is {self.guard}: give points between 0 and 100")
         if self.model != "auto":
             require_name(self.model)
+        if self.tensorboard:
+            require("tensorboard", "train")
 
 
 def fit(asked: Asked, out: Path, *, command: str = "", quiet: bool = False) -> dict[str, Any]:
@@ -88,9 +104,14 @@ def fit(asked: Asked, out: Path, *, command: str = "", quiet: bool = False) -> d
         command: what the report shows for doing it again.
         quiet: print nothing.
 
-    Returns: what `run.json` holds: data, race, training, deploy, test, minutes.
+    Returns: what `run.json` holds: data, race, training, deploy, test, minutes;
+        nothing in the processes that only train along.
     Raises: FoveateError for whatever a person can mend.
     """
+    world = World.join()
+    if not world.leads:
+        train_along(asked, world)
+        return {}
     console = Console(quiet=quiet, highlight=False)
     heading = {
         "foveate": foveate.__version__,
@@ -103,6 +124,7 @@ def fit(asked: Asked, out: Path, *, command: str = "", quiet: bool = False) -> d
     with Run(out, asdict(asked), heading) as run:
         if run.is_done:
             console.print(f"{out} is finished; its report: {out / 'report.html'}", soft_wrap=True)
+            world.tell(None)
             return run.facts
 
         data, found = look(run, asked)
@@ -113,9 +135,10 @@ def fit(asked: Asked, out: Path, *, command: str = "", quiet: bool = False) -> d
 
         training = run.stage("training", lambda: learn(run, asked, data, choice, quiet))
         print_training(training, console)
+        world.tell(None)
 
         deploy = run.stage("deploy", lambda: compress(run, asked, data, console))
-        print_deploy(deploy, console)
+        print_formats(deploy["formats"], console)
 
         test = run.stage("test", lambda: examine(run, data))
         run.stage("report", lambda: {"file": write(out).name})
@@ -165,7 +188,7 @@ def choose(run: Run, asked: Asked, data: Dataset, console: Console) -> dict[str,
         console.print(f"[dim]measured {name}: {row['latency_ms']['median']:.2f} ms[/dim]")
         if row["kept"]:
             recipe = recipe_for(name, side, data, asked)
-            runners.append(Runner(name, lambda n=name: build(n, side, data, asked), recipe))
+            runners.append(Runner(name, recipe, partial(race_one, asked, data, name, side)))
     if not runners:
         fastest = min(candidates, key=lambda row: row["latency_ms"]["median"])
         raise FoveateError(
@@ -176,7 +199,6 @@ def choose(run: Run, asked: Asked, data: Dataset, console: Console) -> dict[str,
     runners = runners[: _affordable(asked, data)]
     winner = race(
         runners,
-        data,
         run.folder / "race",
         minutes=asked.minutes * RACE_SHARE if asked.minutes else None,
         epochs=asked.epochs * RACE_SHARE if asked.epochs else None,
@@ -272,8 +294,13 @@ def learn(
         run.facts["recipe"] = recipe.to_json()
         run.save()
     recipe = Recipe.from_json(run.facts["recipe"])
-    model = build(name, choice["size"], data, asked)
-    outcome = train(model, data, recipe, run.folder, progress=not quiet)
+    model, outcome = train_together(
+        (name, choice["size"], recipe, run.folder),
+        asked,
+        data,
+        ingredients=[TensorBoard(run.folder / "tensorboard")] if asked.tensorboard else [],
+        progress=not quiet,
+    )
     save_model(model, run.folder / "trained")
     return {
         "model": name,
@@ -290,6 +317,50 @@ def learn(
 def chosen_name(choice: dict[str, Any]) -> str:
     """The architecture that won the race."""
     return next(row["name"] for row in choice["candidates"] if row["chosen"])
+
+
+Order = tuple[str, int, Recipe, Path]
+"""What is trained: an architecture, the side of its images, how, and in which folder."""
+
+
+def train_together(
+    order: Order,
+    asked: Asked,
+    data: Dataset,
+    *,
+    ingredients: Sequence[Ingredient] = (),
+    progress: bool = False,
+) -> tuple[VisionModel, Outcome]:
+    """Build and train a model, together with the processes that train along."""
+    World.join().tell(order)
+    return carry_out(order, asked, data, ingredients, progress)
+
+
+def carry_out(
+    order: Order,
+    asked: Asked,
+    data: Dataset,
+    ingredients: Sequence[Ingredient] = (),
+    progress: bool = False,
+) -> tuple[VisionModel, Outcome]:
+    """This process's part of a training."""
+    name, side, recipe, folder = order
+    model = build(name, side, data, asked)
+    return model, train(model, data, recipe, folder, ingredients=ingredients, progress=progress)
+
+
+def race_one(
+    asked: Asked, data: Dataset, name: str, side: int, recipe: Recipe, folder: Path
+) -> Outcome:
+    """One runner's training in a race."""
+    return train_together((name, side, recipe, folder), asked, data)[1]
+
+
+def train_along(asked: Asked, world: World) -> None:
+    """What processes other than torchrun's first do: train whatever the first one trains."""
+    data = open_data(asked.source, seed=asked.seed, max_bad=asked.max_bad)
+    while order := world.tell(None):
+        carry_out(order, asked, data)
 
 
 # ---------------------------------------------------------------- export, test
@@ -373,10 +444,10 @@ def print_training(training: dict[str, Any], console: Console) -> None:
     )
 
 
-def print_deploy(deploy: dict[str, Any], console: Console) -> None:
+def print_formats(formats: list[dict[str, Any]], console: Console) -> None:
     """The formats as a table."""
     table = Table("format", "size", "latency", "top-1 (val)", "same label", "")
-    for row in deploy["formats"]:
+    for row in formats:
         table.add_row(
             row["name"],
             f"{row['bytes'] / 1e6:.2f} MB",

@@ -102,3 +102,36 @@ def test_no_hub_is_one_sentence(monkeypatch):
         create_model("sprint_s", pretrained=True)
     with pytest.raises(FoveateError, match="no published weights 'sail'"):
         create_model("inception_next_tiny.sail")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that has one repository: the client's cache, as its own download leaves it."""
+
+    def publish(repository: str, state: dict) -> None:
+        place = tmp_path / ("models--" + repository.replace("/", "--"))
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0" * 40)
+        (place / "snapshots" / ("0" * 40)).mkdir(parents=True)
+        save_file(state, place / "snapshots" / ("0" * 40) / "model.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return publish
+
+
+@pytest.mark.parametrize("name", ["inception_next_tiny.sail_in1k", "convnext_atto.d2_in1k"])
+def test_weights_come_from_the_hub(hub, name):
+    source = create_model(name.split(".")[0]).eval()
+    hub(f"timm/{name}", source.state_dict())
+    fetched = create_model(name, pretrained=True).eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(source(images), fetched(images))
+    fewer = create_model(name, num_classes=7, pretrained=True)
+    assert torch.equal(fewer.stem[0].weight, source.stem[0].weight)
+    assert fewer(images).shape == (1, 7)
+
+
+def test_what_the_hub_does_not_have(hub):
+    with pytest.raises(FoveateError, match="go online"):
+        create_model("convnext_atto", pretrained=True)

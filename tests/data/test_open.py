@@ -109,6 +109,18 @@ def test_the_split_is_stratified_and_decided_by_the_seed(class_folders):
         assert set(one.summary()["splits"][split].values()) == {count}
 
 
+@pytest.mark.parametrize(("count", "held_out"), [(100, 10), (30_000, 2_500)])
+def test_validation_takes_a_tenth_but_no_more_than_it_needs(count, held_out):
+    images = np.arange(count * 3, dtype=np.uint32).view(np.uint8).reshape(count, 2, 2, 3)
+    splits = data.from_arrays(images, np.arange(count) % 2).splits
+    assert len(splits["val"]) == held_out
+    assert len(splits["test"]) == count // 10
+    assert (
+        len(data.from_arrays(images, np.arange(count) % 2, val_share=0.2).splits["val"])
+        == count // 5
+    )
+
+
 def test_labels_are_sorted_as_people_count(class_folders):
     assert data.open(class_folders(("c10", "c9", "c1"), 3)).labels == ["c1", "c9", "c10"]
 
@@ -242,3 +254,23 @@ def test_real_photographs(shared, tmp_path):
     found = data.open(tmp_path / "photos")
     assert found.summary()["total"] == len(members)
     assert not found.quarantine
+
+
+def test_labels_as_a_model_knows_them(class_folders):
+    dataset = data.open(class_folders())
+    labels = ["other", *reversed(dataset.labels)]
+    again = dataset.labelled_as(labels)
+    for name, split in dataset.splits.items():
+        before = [dataset.labels[t] for t in split.targets]
+        assert [labels[t] for t in again.splits[name].targets] == before
+    with pytest.raises(FoveateError, match="does not know"):
+        dataset.labelled_as(dataset.labels[1:])
+
+
+def test_splits_joined(class_folders):
+    splits = list(data.open(class_folders()).splits.values())
+    joined = data.Split.joined(splits)
+    assert joined.names == [name for split in splits for name in split.names]
+    last = splits[-1]
+    assert np.array_equal(joined.read(len(joined) - 1), last.read(len(last) - 1))
+    assert joined.targets[-1] == last.targets[-1]

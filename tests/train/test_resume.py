@@ -124,7 +124,7 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 data = open("digits")
 model = VisionModel.create("sprint_s", data.labels, size=16)
-recipe = Recipe(epochs=4, batch_size=64, optimizer="adamw", learning_rate=2e-3, ema=0.9,
+recipe = Recipe(epochs=16, batch_size=64, optimizer="adamw", learning_rate=2e-3, ema=0.9,
                 augment=Augment(shift=1, flip=False, mixup=0.2), checkpoint_every=0)
 train(model, data, recipe, Path(sys.argv[1]), progress=False)
 """
@@ -140,22 +140,29 @@ def test_killed_at_random_instants(tmp_path):
 
     assert start(tmp_path / "alone").wait() == 0
     chance = random.Random(0)
-    kills = 0
-    while kills < 20:
+    for _ in range(20):
         process = start(tmp_path / "killed")
-        time.sleep(chance.uniform(3.0, 6.0))
-        if process.poll() is not None:
-            break
+        wait_for_a_checkpoint(tmp_path / "killed", process)
+        time.sleep(chance.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
+        assert process.wait() == -signal.SIGKILL, "it was over too soon: give it more epochs"
     assert start(tmp_path / "killed").wait() == 0
     weights = [load(tmp_path / n / "checkpoints" / "best.safetensors") for n in ("alone", "killed")]
     assert weights[0][1] == weights[1][1]
     for name, tensor in weights[0][0].items():
         assert torch.equal(tensor, weights[1][0][name]), name
     assert metrics(tmp_path / "alone") == metrics(tmp_path / "killed")
-    assert kills > 0
+
+
+def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen) -> None:
+    """Return when `process` has written one, or has ended."""
+
+    def names():
+        return {path.name for path in (folder / "checkpoints").glob("step-*")}
+
+    before = names()
+    while names() <= before and process.poll() is None:
+        time.sleep(0.001)
 
 
 def assert_same_weights(one, other):

@@ -1,7 +1,8 @@
 """Labelled images in splits, and what was found on the way to them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,22 @@ class Split:
             self.pixels[indices] if self.pixels is not None else None,
         )
 
+    def relabelled(self, targets: np.ndarray) -> "Split":
+        """The same images with other targets."""
+        return Split(self.names, targets, self._readers, self.pixels)
+
+    @classmethod
+    def joined(cls, splits: Sequence["Split"]) -> "Split":
+        """The images of several splits, one split after the other."""
+        pixels = [split.pixels for split in splits if split.pixels is not None]
+        held = len(pixels) == len(splits)
+        return cls(
+            [name for split in splits for name in split.names],
+            np.concatenate([split.targets for split in splits]),
+            () if held else [partial(split.read, i) for split in splits for i in range(len(split))],
+            np.concatenate(pixels) if held else None,
+        )
+
 
 @dataclass
 class Dataset:
@@ -113,6 +130,23 @@ class Dataset:
             "notes": self.notes,
         }
 
+    def labelled_as(self, labels: list[str]) -> "Dataset":
+        """The same images with targets that are indices into `labels`.
+
+        Raises: FoveateError if there is an image of another label.
+        """
+        unknown = [label for label in self.labels if label not in labels]
+        if unknown:
+            raise FoveateError(
+                f"{self.source} has the label {unknown[0]!r}, which the model does not know: it "
+                f"tells {', '.join(labels[:8])}{' …' if len(labels) > 8 else ''} apart"
+            )
+        code = np.array([labels.index(label) for label in self.labels])
+        splits = {
+            name: split.relabelled(code[split.targets]) for name, split in self.splits.items()
+        }
+        return replace(self, labels=list(labels), splits=splits)
+
     def _counts(self, split: Split) -> dict[str, int]:
         counts = np.bincount(split.targets, minlength=len(self.labels))
         return {label: int(n) for label, n in zip(self.labels, counts, strict=True)}
@@ -124,7 +158,7 @@ def from_arrays(
     labels: list[str] | None = None,
     *,
     source: str = "arrays",
-    val_share: float = 0.1,
+    val_share: float | None = None,
     test_share: float = 0.1,
     seed: int = 0,
 ) -> Dataset:
@@ -157,7 +191,7 @@ def from_arrays(
     names, codes = np.unique(targets, return_inverse=True)
     if labels is None:
         labels = [str(name) for name in names]
-    elif targets.dtype.kind in "iu" and targets.max(initial=-1) < len(labels):
+    elif targets.dtype.kind in "iu" and (targets >= 0).all() and (targets < len(labels)).all():
         codes = targets
     else:
         raise FoveateError(

@@ -35,7 +35,7 @@ class _Look:
 def open(
     source: str | Path,
     *,
-    val_share: float = 0.1,
+    val_share: float | None = None,
     test_share: float = 0.1,
     seed: int = 0,
     max_bad: float = 0.1,
@@ -49,7 +49,8 @@ def open(
             above them), the same in a .zip or .tar(.gz), a CSV or Parquet table
             with the columns path, label and perhaps split, an .npz file with
             images and targets, or the word `digits`.
-        val_share, test_share: shares held out where the source has no such split.
+        val_share, test_share: shares held out where the source has no such split;
+            without a `val_share`, a tenth and at most 2,500 images.
         seed: decides who is held out.
         max_bad: stop if a larger share of the files cannot be used.
         workers: threads that decode; by default one a core.
@@ -59,7 +60,7 @@ def open(
         classes, or too large a share of it is bad.
     """
     for name, share in (("val_share", val_share), ("test_share", test_share), ("max_bad", max_bad)):
-        if not 0 <= share <= 1:
+        if share is not None and not 0 <= share <= 1:
             raise FoveateError(f"{name} is {share}: give a share between 0 and 1")
     if str(source) == "digits" or str(source).lower().endswith(".npz"):
         images, targets, labels = _load_arrays(str(source))
@@ -200,7 +201,7 @@ def _assemble(
     source: str,
     good: list[_Look],
     quarantine: list[Quarantined],
-    val_share: float,
+    val_share: float | None,
     test_share: float,
     seed: int,
 ) -> Dataset:

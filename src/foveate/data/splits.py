@@ -7,12 +7,15 @@ import numpy as np
 
 from foveate.data import chance
 
+VAL_ENOUGH = 2500
+"""Images that tell accuracies a point apart; what is more serves better in training."""
+
 
 def divide(
     targets: np.ndarray,
     groups: Sequence[Hashable] | None,
     given: Sequence[str | None] | None,
-    val_share: float,
+    val_share: float | None,
     test_share: float,
     seed: int,
 ) -> np.ndarray:
@@ -25,11 +28,14 @@ def divide(
         targets: int (N,).
         groups: a key an image; images with equal keys stay together.
         given: splits that the source tells, an entry an image, or None.
-        val_share, test_share: shares of a class that are held out.
+        val_share, test_share: shares of a class that are held out; without a
+            `val_share`, a tenth and at most `VAL_ENOUGH` images in all.
         seed: decides who goes where.
 
     Returns: array of str (N,): train, val or test.
     """
+    if val_share is None:
+        val_share = min(0.1, VAL_ENOUGH / max(len(targets), 1))
     of = np.array([name or "" for name in given] if given else [""] * len(targets), dtype="<U5")
     if given and "train" in of:
         of[of == ""] = "train"

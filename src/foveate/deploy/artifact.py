@@ -20,11 +20,17 @@ from foveate.vision import Preprocess, VisionModel
 
 
 def save(model: VisionModel, folder: Path) -> None:
-    """Write a model alone: weights and what rebuilds them. Raises: FoveateError, OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a model alone: weights and what rebuilds them.
+
+    Raises: FoveateError if it cannot be written.
+    """
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
-    write_facts(folder, describe(model))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, folder / "model.safetensors")
+        write_facts(folder, describe(model))
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(folder, error) from error
 
 
 def describe(model: VisionModel) -> dict[str, Any]:
@@ -109,6 +115,14 @@ def damaged(folder: Path, why: str) -> FoveateError:
     )
 
 
+def cannot_write(folder: Path, error: Exception) -> FoveateError:
+    """The error for a folder that does not take what is written to it."""
+    why = getattr(error, "strerror", None) or error
+    return FoveateError(
+        f"cannot write the model to {folder} ({why}): make room or give another folder"
+    )
+
+
 def _own_checksum(facts: dict[str, Any]) -> str:
     text = json.dumps(facts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -123,9 +137,18 @@ def _checksum(path: Path) -> str:
 
 
 class Draft:
-    """A folder that takes the place of `final` only when it is complete."""
+    """A folder that takes the place of `final` only when it is complete.
+
+    Raises: FoveateError if `final` holds something else than a model.
+    """
 
     def __init__(self, final: Path) -> None:
+        if final.is_file() or (
+            final.is_dir() and any(final.iterdir()) and not (final / "model.json").exists()
+        ):
+            raise FoveateError(
+                f"{final} holds something that is no model: give an empty or new folder"
+            )
         self.final = final
         self.folder = final.with_name(f".{final.name}.draft")
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -38,6 +38,8 @@ JUDGES = 2000
 """Images of the validation split that the guard looks at, at most."""
 CHECKS = 4
 """Images in check.npz."""
+FORMATS = tuple(FILES)
+"""Every format that can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def export(
     folder: Path,
     *,
     guard: float = 1.0,
-    formats: tuple[str, ...] = tuple(FILES),
+    formats: tuple[str, ...] = FORMATS,
     told: Callable[[str], None] = lambda text: None,
 ) -> Artifact:
     """Write the artifact of a model.
@@ -75,18 +77,18 @@ def export(
         formats: which to write; `torch` always is.
         told: called with a word on what is under way.
 
-    Raises: FoveateError for an unknown format, a missing library or a full disk.
+    Raises: FoveateError for an unknown format, a missing library, a full disk or a
+        folder that holds something else than a model.
     """
-    unknown = [name for name in formats if name not in FILES]
+    unknown = [name for name in formats if name not in FORMATS]
     if unknown:
-        raise FoveateError(f"there is no format {unknown[0]!r}: choose from {', '.join(FILES)}")
+        raise FoveateError(f"there is no format {unknown[0]!r}: choose from {', '.join(FORMATS)}")
+    if not 0 <= guard <= 100:
+        raise FoveateError(f"guard is {guard}: give points between 0 and 100")
     try:
         return _export(model.eval().cpu(), data, folder, guard, formats, told)
     except OSError as error:
-        raise FoveateError(
-            f"cannot write the model to {folder} ({error.strerror or error}): make room or give "
-            "another folder"
-        ) from error
+        raise artifact.cannot_write(folder, error) from error
 
 
 def _export(

@@ -75,7 +75,9 @@ class Predictor:
         if not len(split):
             raise FoveateError("the split has no images: choose another")
         if split.targets.max() >= len(self.labels):
-            raise FoveateError("the data has more classes than the model knows: give its own data")
+            raise FoveateError(
+                "the data has more classes than the model knows: give Dataset.labelled_as's"
+            )
         chances = softmax(self.split_logits(split))
         hits = chances.argmax(1) == split.targets
         own = chances[np.arange(len(split)), split.targets]

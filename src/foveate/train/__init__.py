@@ -1,5 +1,6 @@
 """Training: one loop, one recipe type, ingredients."""
 
+from foveate.train.distributed import World
 from foveate.train.evaluate import Evaluation, evaluate
 from foveate.train.ingredients import (
     AverageWeights,
@@ -21,6 +22,7 @@ __all__ = [
     "Runner",
     "TensorBoard",
     "Training",
+    "World",
     "evaluate",
     "race",
     "train",

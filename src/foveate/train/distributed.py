@@ -5,6 +5,7 @@ the processes, and batch norms take their statistics over the whole batch.
 (torch.nn.SyncBatchNorm does not run on CPUs.)
 """
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ class World:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else None
         if size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if cuda else "gloo")
+            atexit.register(dist.destroy_process_group)
         rank = dist.get_rank() if size > 1 else 0
         return cls(rank, size, device or torch.device("cpu"))
 
@@ -55,6 +57,14 @@ class World:
         told = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.broadcast(told, 0)
         return told.item()
+
+    def tell(self, word: Any) -> Any:
+        """What the first process says, on every process; the others' `word` does not matter."""
+        if self.size == 1:
+            return word
+        said = [word]
+        dist.broadcast_object_list(said, 0, device=self.device)
+        return said[0]
 
     def wait(self) -> None:
         """Go on when all processes have come here."""

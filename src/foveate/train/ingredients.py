@@ -123,9 +123,12 @@ class TensorBoard(Ingredient):
 
     def __init__(self, folder: Path) -> None:
         require("tensorboard", "train")
+        self.folder = folder
+
+    def start(self, training: Training) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(self.folder), purge_step=training.clock.step + 1)
 
     def logged(self, training: Training, line: dict[str, float | int | str]) -> None:
         for name, value in line.items():

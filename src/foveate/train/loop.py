@@ -261,6 +261,7 @@ class Training:
         """Put the best weights into the model."""
         self.world.wait()
         weights, _ = load(self._shelf.best)
+        self.world.wait()
         self.model.load_state_dict(weights)
         self.model.eval()
         return Outcome(

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from foveate.data import Dataset
-from foveate.train.loop import train
+from foveate.train.loop import Outcome
 from foveate.train.recipe import Recipe
-from foveate.vision import VisionModel
 
 
 @dataclass
@@ -22,13 +20,13 @@ class Runner:
 
     Args:
         name: what the table calls it.
-        make: builds the model anew, the same each time.
         recipe: how it is trained; its budget is set by the race.
+        train: trains it anew from the same beginning, by a recipe, in a folder.
     """
 
     name: str
-    make: Callable[[], VisionModel]
     recipe: Recipe
+    train: Callable[[Recipe, Path], Outcome]
     rungs: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -39,14 +37,13 @@ class Runner:
 
 def race(
     runners: list[Runner],
-    data: Dataset,
     folder: Path,
     *,
     minutes: float | None = None,
     epochs: float | None = None,
     told: Callable[[Runner], None] = lambda runner: None,
 ) -> Runner:
-    """Find the runner that learns best on `data` within a budget for all of them together.
+    """Find the runner that learns best within a budget for all of them together.
 
     Every rung gets an equal share of the budget, divided among those still in
     it, so the survivors of each halving train twice as long as before. Each
@@ -54,7 +51,6 @@ def race(
 
     Args:
         runners: who takes part; their `rungs` are filled in.
-        data: its `train` split trains, its `val` split judges.
         folder: where the trainings leave their checkpoints; removed at the end.
         minutes, epochs: the budget of the whole race; give one of them.
         told: called after each runner's rung.
@@ -72,7 +68,7 @@ def race(
                 epochs=epochs * share if epochs is not None else None,
             )
             place = folder / f"{runner.name.replace('/', '-')}-{rung}"
-            outcome = train(runner.make(), data, recipe, place, progress=False)
+            outcome = runner.train(recipe, place)
             runner.rungs.append(
                 {
                     "minutes": outcome.seconds / 60,
