@@ -34,18 +34,18 @@ def divide(
 
     Returns: array of str (N,): train, val or test.
     """
-    if val_share is None:
-        val_share = min(0.1, VAL_ENOUGH / max(len(targets), 1))
     of = np.array([name or "" for name in given] if given else [""] * len(targets), dtype="<U5")
     if given and "train" in of:
         of[of == ""] = "train"
     has = set(of.tolist())
+    pool = "train" if "train" in has else ""
+    if val_share is None:
+        val_share = min(0.1, VAL_ENOUGH / max((of == pool).sum(), 1))
     wanted = {
         name: share
         for name, share in (("test", test_share), ("val", val_share))
         if name not in has and share > 0
     }
-    pool = "train" if "train" in has else ""
     for label in np.unique(targets):
         members = np.flatnonzero((targets == label) & (of == pool))
         _hold_out(of, members, groups, wanted, seed, int(label))
