@@ -1,12 +1,19 @@
-"""Figures that a noisy machine does not fool, and counts that have a closed form."""
+"""Figures that a noisy machine does not fool."""
 
 import time
 
+import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from foveate.measure import count, machine, paired, side_by_side, timing
+from foveate.measure import (
+    correlation,
+    exponent,
+    machine,
+    mean_interval,
+    paired,
+    side_by_side,
+    timing,
+)
 
 
 def busy(milliseconds: float):
@@ -35,22 +42,66 @@ def test_side_by_side_names_each():
     assert found["slow"].median > found["fast"].median
 
 
-def test_counts_have_closed_forms():
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(128, 5))
-    found = count(net, torch.zeros(1, 3, 4, 4))
-    assert found.params == 3 * 8 * 9 + 128 * 5 + 5
-    assert found.macs == 3 * 8 * 9 * 16 + 128 * 5
-
-
-def test_published_macs():
-    """timm's model card of ConvNeXt-T states 4.5 G multiply-adds, as the paper does."""
-    import timm
-
-    model = timm.create_model("convnext_tiny")
-    assert count(model, torch.zeros(1, 3, 224, 224)).macs / 1e9 == pytest.approx(4.47, abs=0.03)
-
-
 def test_machine_says_what_it_is():
     facts = machine()
     assert facts["cores"] >= 1
     assert "torch" in facts["versions"]
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    """Calls that are given in milliseconds, timed by a machine whose noise is decided by a seed."""
+
+    def machine_of(seed: int) -> None:
+        chance = np.random.default_rng(seed)
+
+        def seconds(call) -> float:
+            disturbed = chance.random() < 0.1
+            return call() / 1e3 * chance.lognormal(0, 0.05) * (3 if disturbed else 1)
+
+        monkeypatch.setattr("foveate.measure.timer._seconds", seconds)
+
+    return machine_of
+
+
+def test_the_same_is_inconclusive_and_a_tenth_is_found(simulated):
+    same, slower = [], []
+    for seed in range(50):
+        simulated(seed)
+        same.append(paired(lambda: 1.0, lambda: 1.0, seconds=0, least=60).verdict)
+        slower.append(paired(lambda: 1.1, lambda: 1.0, seconds=0, least=60).verdict)
+    assert same.count("inconclusive") >= 45
+    assert slower.count("slower") == 50
+
+
+def test_a_noisy_machine_is_said(monkeypatch):
+    values = iter([0.001, 0.01] * 100)
+    monkeypatch.setattr("foveate.measure.timer._seconds", lambda call: next(values))
+    assert timing(lambda: None, seconds=0, least=8).is_noisy
+
+
+def test_power_laws_are_found():
+    x = np.array([1, 2, 4, 8, 16])
+    fit = exponent(x, 3 * x**1.5)
+    assert (fit.power, fit.scale, fit.r2) == pytest.approx((1.5, 3, 1))
+    assert fit.low == pytest.approx(fit.high)
+    noisy = exponent(x, 3 * x**1.5 * np.exp(np.random.default_rng(0).normal(0, 0.1, 5)))
+    assert noisy.low < 1.5 < noisy.high
+
+
+def test_correlations_have_intervals():
+    chance = np.random.default_rng(0)
+    x = chance.normal(size=200)
+    figure, low, high = correlation(x, x + chance.normal(size=200))
+    assert low < figure < high
+    assert low < 2**-0.5 < high
+    assert correlation(x, 2 * x + 1)[0] == pytest.approx(1)
+
+
+def test_means_of_few_have_students_interval():
+    """Five values of deviation sqrt(2.5): the table's t of 4 degrees of freedom is 2.776."""
+    mean, low, high = mean_interval(np.array([1, 2, 3, 4, 5]))
+    assert mean == 3
+    assert high - mean == pytest.approx(2.776 * (2.5 / 5) ** 0.5, rel=1e-3)
+    assert mean - low == pytest.approx(high - mean)
+    assert mean_interval(np.array([1.0]))[1:] == (-np.inf, np.inf)

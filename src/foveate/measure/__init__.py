@@ -1,7 +1,39 @@
 """Counting, timing, and what machine it was."""
 
-from foveate.measure.counting import Count, count
+from foveate.measure.counting import Count, Layer, Spread, count, count_each
+from foveate.measure.intervals import (
+    Exponent,
+    bootstrap,
+    correlation,
+    exponent,
+    mean_interval,
+    median_interval,
+)
 from foveate.measure.machine import machine
-from foveate.measure.timing import Ratio, Timing, paired, side_by_side, timing
+from foveate.measure.roofline import Ceilings, Placed, Waterline, ceilings, waterline
+from foveate.measure.timer import Ratio, Timing, paired, side_by_side, timing
 
-__all__ = ["Count", "Ratio", "Timing", "count", "machine", "paired", "side_by_side", "timing"]
+__all__ = [
+    "Ceilings",
+    "Count",
+    "Exponent",
+    "Layer",
+    "Placed",
+    "Ratio",
+    "Spread",
+    "Timing",
+    "Waterline",
+    "bootstrap",
+    "ceilings",
+    "correlation",
+    "count",
+    "count_each",
+    "exponent",
+    "machine",
+    "mean_interval",
+    "median_interval",
+    "paired",
+    "side_by_side",
+    "timing",
+    "waterline",
+]

@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
-_RESAMPLES = 1000
+from foveate.measure.intervals import median_interval
+
+NOISY = 0.2
+"""A machine is too noisy to tell where an interval is wider than this share of its median."""
+STABLE = 0.05
+"""Warm-up ends when the fastest of three calls is within this share of the fastest three before."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,12 @@ class Timing:
     @classmethod
     def of(cls, seconds: np.ndarray) -> "Timing":
         """From the seconds of each call."""
-        low, high = _interval(seconds)
-        return cls(float(np.median(seconds)), low, high, len(seconds))
+        return cls(*median_interval(seconds), len(seconds))
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the machine was too noisy for the median to mean much."""
+        return self.high - self.low > NOISY * self.median
 
     def milliseconds(self) -> dict[str, float]:
         """Median and bounds in milliseconds, JSON-ready."""
@@ -32,12 +41,26 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time of a over time of b, with a 95% interval; `inconclusive` where that crosses 1."""
+    """Time of a over time of b: the median of interleaved pairs, with its 99% interval.
+
+    Attributes:
+        verdict: a is `faster` or `slower` than b, or it is `inconclusive`:
+            the interval holds 1.
+    """
 
     median: float
     low: float
     high: float
-    verdict: str
+    pairs: int
+
+    @property
+    def verdict(self) -> str:
+        return "faster" if self.high < 1 else "slower" if self.low > 1 else "inconclusive"
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the machine was too noisy to tell much."""
+        return self.high - self.low > NOISY * self.median
 
 
 def timing(call: Callable[[], Any], *, seconds: float = 1.0, least: int = 5) -> Timing:
@@ -65,37 +88,42 @@ def paired(
     """Compare two calls in interleaved pairs: the ratio of their times, a over b."""
     taken = _rounds({"a": a, "b": b}, seconds, least)
     ratios = taken["a"] / taken["b"]
-    low, high = _interval(ratios)
-    verdict = "faster" if high < 1 else "slower" if low > 1 else "inconclusive"
-    return Ratio(float(np.median(ratios)), low, high, verdict)
+    return Ratio(*median_interval(ratios, 0.99), len(ratios))
 
 
 def _rounds(
     calls: Mapping[str, Callable[[], Any]], seconds: float, least: int
 ) -> dict[str, np.ndarray]:
-    """Seconds of each call in every round, after two rounds that do not count."""
+    """Seconds of each call in every round, once all are warm.
+
+    The order of the calls turns round from round to round, so that none is
+    always the one that finds the caches cold.
+    """
+    for call in calls.values():
+        _warm_up(call)
     names = list(calls)
     rows: list[list[float]] = []
-    end = float("inf")
-    for turn in range(100_000):
-        if turn == 2:
-            end = time.perf_counter() + seconds
-        if turn >= least + 2 and time.perf_counter() > end:
-            break
-        order = names if turn % 2 else names[::-1]
+    end = time.perf_counter() + seconds
+    while len(rows) < least or time.perf_counter() < end:
+        order = names if len(rows) % 2 else names[::-1]
         row = {name: _seconds(calls[name]) for name in order}
         rows.append([row[name] for name in names])
-    table = np.array(rows[2:])
+    table = np.array(rows)
     return {name: table[:, i] for i, name in enumerate(names)}
+
+
+def _warm_up(call: Callable[[], Any], seconds: float = 1.0) -> None:
+    """Call until it gets no faster, or for a while at most."""
+    end = time.perf_counter() + seconds
+    before = float("inf")
+    while time.perf_counter() < end:
+        now = min(_seconds(call) for _ in range(3))
+        if now > (1 - STABLE) * before:
+            return
+        before = now
 
 
 def _seconds(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    draws = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values)))
-    low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
-    return float(low), float(high)

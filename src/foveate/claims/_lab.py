@@ -1,0 +1,170 @@
+"""The Lab: what every claim measures with, so that all of them measure alike."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foveate.data import Augment, Dataset
+from foveate.data import open as open_data
+from foveate.measure import Count, Ratio, Timing, count, paired, side_by_side
+from foveate.train import Recipe, evaluate, train
+from foveate.vision import Preprocess, VisionModel
+
+Builder = Callable[[], nn.Module]
+
+
+@dataclass
+class Lab:
+    """Where a claim is measured.
+
+    Args:
+        minutes: to spend on a claim, about; its author decides what fits.
+        source: images to train on, as `foveate.data.open` takes them.
+        seed: the first of the seeds.
+        device: where modules run.
+    """
+
+    minutes: float = 1.0
+    source: str = "digits"
+    seed: int = 0
+    device: str = "cpu"
+
+    channels_last = torch.channels_last
+
+    def __post_init__(self) -> None:
+        self._begun = time.monotonic()
+
+    # ------------------------------------------------------------ things to measure with
+
+    def noise(self, *shape: int) -> Tensor:
+        """Standard normal numbers of a shape, the same for the same seed."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    def make(self, build: Builder, seed: int | None = None) -> nn.Module:
+        """A module with weights that the seed decides, ready to be used."""
+        torch.manual_seed(self.seed if seed is None else seed)
+        return build().to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The images."""
+        return open_data(self.source, seed=self.seed)
+
+    @property
+    def minutes_left(self) -> float:
+        """Of the claim's own minutes."""
+        return max(0.0, self.minutes - (time.monotonic() - self._begun) / 60)
+
+    # ------------------------------------------------------------ speed, memory, counts
+
+    def speed(self, slow: nn.Module, fast: nn.Module, x: Tensor, share: float = 0.3) -> Ratio:
+        """Time of one forward pass over that of another, in interleaved pairs.
+
+        Args:
+            slow, fast: modules that take x.
+            share: of the claim's minutes.
+        """
+        calls = [self._forward(module, x) for module in (slow, fast)]
+        return paired(*calls, seconds=self.minutes * 60 * share)
+
+    def training_speed(
+        self, slow: nn.Module, fast: nn.Module, x: Tensor, share: float = 0.3
+    ) -> Ratio:
+        """The same of forward and backward passes."""
+        calls = [self._forward_and_backward(module, x) for module in (slow, fast)]
+        return paired(*calls, seconds=self.minutes * 60 * share)
+
+    def times(
+        self, modules: Mapping[str, nn.Module], x: Tensor, share: float = 0.3
+    ) -> dict[str, Timing]:
+        """Time of a forward pass of each, in turn."""
+        calls = {name: self._forward(module, x) for name, module in modules.items()}
+        return side_by_side(calls, seconds=self.minutes * 60 * share / len(calls))
+
+    def ratio(self, slow: Callable[[], Any], fast: Callable[[], Any], share: float = 0.3) -> Ratio:
+        """Time of any call over that of another, in interleaved pairs."""
+        return paired(slow, fast, seconds=self.minutes * 60 * share)
+
+    def count(self, module: nn.Module, x: Tensor) -> Count:
+        """What a forward pass costs."""
+        return count(module, x)
+
+    def _forward(self, module: nn.Module, x: Tensor) -> Callable[[], Any]:
+        module.eval()
+
+        @torch.inference_mode()
+        def call() -> None:
+            module(x)
+            self._wait()
+
+        return call
+
+    def _forward_and_backward(self, module: nn.Module, x: Tensor) -> Callable[[], Any]:
+        module.train()
+
+        def call() -> None:
+            module.zero_grad(set_to_none=True)
+            module(x).square().mean().backward()
+            self._wait()
+
+        return call
+
+    def _wait(self) -> None:
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    # ------------------------------------------------------------ accuracy
+
+    def accuracies(
+        self,
+        builders: Mapping[str, Callable[[int], nn.Module]],
+        recipe: Recipe,
+        seeds: Sequence[int],
+        size: int,
+    ) -> dict[str, np.ndarray]:
+        """Test accuracy of each, trained alike, float (seeds,): entry i of all had seed i.
+
+        Args:
+            builders: each takes the number of classes and gives a network.
+            recipe: how all are trained; its seed is replaced.
+            seeds: decide weights, order and augmentation.
+            size: side of the images.
+        """
+        return {
+            name: np.array([self.accuracy(build, recipe, seed, size) for seed in seeds])
+            for name, build in builders.items()
+        }
+
+    def accuracy(
+        self, build: Callable[[int], nn.Module], recipe: Recipe, seed: int, size: int
+    ) -> float:
+        """Test accuracy of one training."""
+        labels = self.data.labels
+        backbone = self.make(partial(build, len(labels)), seed)
+        model = VisionModel(backbone, Preprocess(size=size), labels, {"name": "in the lab"})
+        with TemporaryDirectory() as folder:
+            train(model, self.data, replace(recipe, seed=seed), Path(folder), progress=False)
+        return evaluate(model, self.data.splits["test"]).top1
+
+    def recipe(self, **fields: Any) -> Recipe:
+        """A plain recipe that suits small nets on small images; `fields` change it."""
+        flip = self.source != "digits"
+        plain = {
+            "epochs": 4.0,
+            "batch_size": 64,
+            "optimizer": "adamw",
+            "learning_rate": 2e-3,
+            "augment": Augment(shift=1, flip=flip),
+            "evaluate_every": 1e9,
+            "checkpoint_every": 1e9,
+        }
+        return Recipe(**{**plain, **fields})

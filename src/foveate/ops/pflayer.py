@@ -1,0 +1,28 @@
+"""Parameter-free spatial mixing: a maximum over neighbours instead of a learned kernel.
+
+Source: pflayer (arXiv 2202.02777, section 3).
+"""
+
+from torch import Tensor, nn
+
+from foveate.catalog import implements
+
+
+@implements("pflayer")
+class MaxPoolMixer(nn.Module):
+    """The maximum over a window, at every place.
+
+    Args:
+        dim: channels of the input; there only so that mixers can be exchanged.
+        kernel: odd side of the window.
+        stride: between places.
+
+    Shapes: (B, dim, H, W) to (B, dim, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, dim: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(kernel, stride, kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x)
