@@ -25,6 +25,7 @@ types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/.dev
+	$(BIN)/python -m foveate.claims
 	$(BIN)/python -m foveate.catalog.docs
 
 check: lint types test

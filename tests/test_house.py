@@ -32,6 +32,8 @@ FLOORS = {
     "serve": 7,
     "claims": 8,
     "fit": 8,
+    "profile": 8,
+    "compare": 8,
     "cli": 9,
     "__main__": 9,
 }

@@ -4,7 +4,11 @@ import html
 import math
 import re
 from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeGuard
+
+from foveate.errors import FoveateError
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 VOID = {"br", "hr", "img", "meta"}
@@ -73,6 +77,37 @@ def table(head: list[Child], rows: Iterable[list[Child]], *, label: str, text: i
     body = [row(cells, "td") for cells in rows]
     whole = tag("table", tag("thead", row(head, "th")), tag("tbody", body))
     return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def document(title: str, *body: Child) -> Html:
+    """A whole page with the report's style inside, that needs no other file."""
+    style = files("foveate.report").joinpath("report.css").read_text(encoding="utf-8")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Html(style)),
+    )
+    return Html("<!doctype html>\n" + tag("html", head, tag("body", body), lang="en") + "\n")
+
+
+def write_page(text: Html, path: Path) -> Path:
+    """Write a page so that it is whole at every instant.
+
+    Raises: FoveateError if it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise FoveateError(
+            f"cannot write {path} ({error.strerror}): make room or allow writing there"
+        ) from error
+    return path
 
 
 def folded(summary: str, *children: Child) -> Html:

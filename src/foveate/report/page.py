@@ -1,11 +1,9 @@
 """The whole page: the sections in their order, in one file that needs no other."""
 
-from importlib.resources import files
 from pathlib import Path
 
-from foveate.errors import FoveateError
 from foveate.report.folder import Folder, read
-from foveate.report.html import Html, short, tag
+from foveate.report.html import Html, document, short, tag, write_page
 from foveate.report.sections import (
     calibration,
     choice,
@@ -39,17 +37,7 @@ def write(run: Path) -> Path:
     Raises: FoveateError if there is no run in the folder or the page cannot be written.
     """
     run = Path(run)
-    text = page(read(run))
-    path, draft = run / "report.html", run / ".report.html.draft"
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise FoveateError(
-            f"cannot write {path} ({error.strerror}): make room or allow writing there"
-        ) from error
-    return path
+    return write_page(page(read(run)), run / "report.html")
 
 
 def page(folder: Folder) -> Html:
@@ -60,21 +48,9 @@ def page(folder: Folder) -> Html:
     ]
     version = folder.get("foveate")
     footer = f"Written by Foveate {version}." if version else "Written by Foveate."
-    body = tag(
-        "body",
+    return document(
+        f"{short(folder.path.resolve().name)}: a report by Foveate",
         tag("header", verdict.section(folder), tag("nav", tag("ul", links), aria_label="Sections")),
         tag("main", sections),
         tag("footer", footer),
-    )
-    return Html("<!doctype html>\n" + tag("html", _head(folder), body, lang="en") + "\n")
-
-
-def _head(folder: Folder) -> Html:
-    style = files("foveate.report").joinpath("report.css").read_text(encoding="utf-8")
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{short(folder.path.resolve().name)}: a report by Foveate"),
-        tag("style", Html(style)),
     )
