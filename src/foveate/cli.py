@@ -286,6 +286,9 @@ def profile(
         bool, typer.Option("--growth", help="Fit the time against resolution and batch, too.")
     ] = False,
     seconds: Annotated[float, typer.Option(help="For each timing, about.")] = 1.0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure the machine's ceilings again.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("profile.html"),
     as_json: AsJson = False,
 ) -> None:
@@ -302,6 +305,7 @@ def profile(
         training=training,
         growth=growth,
         seconds=seconds,
+        fresh=fresh,
     )
     console = Console(quiet=as_json, highlight=False)
     with console.status("loading") as status:

@@ -55,6 +55,7 @@ class Asked:
         training: time a training step, too.
         growth: fit how the time grows with resolution and batch, too.
         seconds: for each timing, about.
+        fresh: measure the machine's ceilings again.
     """
 
     models: tuple[str, ...]
@@ -64,6 +65,7 @@ class Asked:
     training: bool = False
     growth: bool = False
     seconds: float = 1.0
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         for name in ("resolution", "batch", "seconds"):
@@ -95,7 +97,7 @@ def profile(asked: Asked, told: Callable[[str], None] = lambda text: None) -> di
     side = asked.resolution or next(iter(models.values())).preprocess.size
     images = torch.rand(asked.batch, 3, side, side)
     told("measuring the machine's ceilings")
-    roof = ceilings()
+    roof = ceilings(fresh=asked.fresh)
     rows = []
     for name, model in models.items():
         told(f"placing the layers of {name}")

@@ -9,7 +9,7 @@ from torch import nn
 from foveate.measure import Ceilings, ceilings, waterline
 from foveate.measure.roofline import layer_seconds
 
-ROOF = Ceilings(flops=1e9, bytes=1e8, threads=1, date="today")
+ROOF = Ceilings(flops=1e9, by="matrix product", bytes=1e8, threads=1, date="today")
 
 
 @pytest.mark.paper("convfirst_efficiency")
@@ -62,7 +62,8 @@ def test_a_sleeping_layer_is_charged_to_itself_alone(monkeypatch):
 def test_ceilings_are_measured_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("foveate.measure.roofline.SECONDS_PER_CEILING", 0.02)
-    monkeypatch.setattr("foveate.measure.roofline.MATRIX_SIDES", (64,))
+    monkeypatch.setattr("foveate.measure.roofline.MATRIX_SIDE", 64)
+    monkeypatch.setattr("foveate.measure.roofline.CONVOLUTIONS", ((4, 8, 3),))
     monkeypatch.setattr("foveate.measure.roofline.COPIED_BYTES", 1 << 16)
     first = ceilings()
     assert first.flops > 0

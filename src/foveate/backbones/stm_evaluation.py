@@ -110,24 +110,27 @@ def at_equal(
         multiple: widths of the first stage are multiples of this.
         kwargs: for the skeleton.
 
+    Widths that the mixer does not allow are passed over.
+
     Raises: FoveateError if `what` is neither, or no width comes within a quarter of the budget.
     """
     if what not in ("params", "macs"):
         raise FoveateError(f"cannot equalise {what!r}: choose params or macs")
-    best: tuple[float, int] | None = None
+    errors: dict[int, float] = {}
     for width in range(multiple, 64 * multiple, multiple):
-        found = _cost(mixer, width, what, size, num_classes, kwargs)
-        error = abs(found - budget) / budget
-        if best is None or error < best[0]:
-            best = error, width
-        elif found > budget:
+        try:
+            found = _cost(mixer, width, what, size, num_classes, kwargs)
+        except FoveateError:
+            continue
+        errors[width] = abs(found - budget) / budget
+        if found > budget:
             break
-    assert best is not None
-    if best[0] > 0.25:
+    width = min(errors, key=lambda w: errors[w], default=0)
+    if not width or errors[width] > 0.25:
         raise FoveateError(
             f"no width brings this mixer within a quarter of {budget:,} {what}: give another budget"
         )
-    return Skeleton(mixer, num_classes, dims=_dims(best[1]), **kwargs)
+    return Skeleton(mixer, num_classes, dims=_dims(width), **kwargs)
 
 
 def _cost(

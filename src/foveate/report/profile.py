@@ -48,7 +48,8 @@ def profile_page(facts: dict[str, Any], words: list[str]) -> Html:
             "p",
             f"{where['processor']}, {where['threads']} threads, torch "
             f"{where['versions']['torch']}, {where['date'][:10]}. Ceilings measured "
-            f"{facts['ceilings']['date'][:10]}: {facts['ceilings']['flops'] / 1e9:,.0f} GFLOP/s, "
+            f"{facts['ceilings']['date'][:10]}: {facts['ceilings']['flops'] / 1e9:,.0f} GFLOP/s "
+            f"({facts['ceilings']['by']}), "
             f"{facts['ceilings']['bytes'] / 1e9:,.1f} GB/s.",
             class_="missing",
         ),
