@@ -400,6 +400,68 @@ def test_papers_that_are_not_there(foveate, case):
     assert_one_sentence(foveate.err, mention)
 
 
+MEASURING = {
+    "profile of an unknown model": (["profile", "convnex_tiny"], "convnext_tiny"),
+    "profile against an unknown model": (
+        ["profile", "sprint_s", "--compare", "sprint_x"],
+        "sprint_s",
+    ),
+    "profile of no pixels": (["profile", "sprint_s", "--resolution", "0"], "resolution"),
+    "profile of no images": (["profile", "sprint_s", "--batch", "0"], "batch"),
+    "profile in an unknown runtime": (["profile", "sprint_s", "--runtime", "tvm"], "onnx"),
+    "profile on images that are not there": (
+        ["profile", "sprint_s", "--data", "nowhere"],
+        "nowhere",
+    ),
+    "comparison of one": (["compare", "identity"], "two mixers"),
+    "comparison with an unknown mixer": (["compare", "identity", "attention9"], "depthwise3"),
+    "comparison at equal something": (
+        ["compare", "identity", "pflayer", "--equal", "it"],
+        "params",
+    ),
+    "comparison without training": (["compare", "identity", "pflayer", "--epochs", "0"], "epochs"),
+    "comparison on nothing": (["compare", "identity", "pflayer", "--data", "nowhere"], "nowhere"),
+    "no claim named": (["reproduce"], "--all"),
+    "claims named, and all": (["reproduce", "pflayer", "--all"], "--all"),
+    "claim of an unknown paper": (["reproduce", "pflayr"], "pflayer"),
+    "claim that nobody wrote": (["reproduce", "imagenet32"], "no claim"),
+    "claim in no time": (["reproduce", "pflayer", "--minutes", "0"], "minutes"),
+    "claim by nobody": (["reproduce", "pflayer", "--jobs", "0"], "jobs"),
+    "claim by an unknown engine": (["reproduce", "pflayer", "--engine", "slurm"], "ray"),
+}
+
+
+@pytest.mark.parametrize("case", MEASURING.values(), ids=MEASURING)
+def test_measurements_that_cannot_be_made(foveate, tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    words, mention = case
+    assert foveate(*words) == 2
+    assert_one_sentence(foveate.err, mention)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mixers_are_listed(foveate):
+    assert foveate("compare") == 0
+    assert "inceptionnext" in foveate.out.split()
+    assert foveate("compare", "--json") == 0
+    assert "depthwise7" in json.loads(foveate.out)
+
+
+@pytest.mark.slow
+def test_measuring_leaves_pages(foveate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert foveate("profile", "sprint_s", "--resolution", "32", "--seconds", "0.1") == 0
+    assert "openvino" in foveate.out
+    assert "</html>" in (tmp_path / "profile.html").read_text()
+    words = ["compare", "identity", "pflayer", "--epochs", "1", "--seeds", "2", "--json"]
+    assert foveate(*words) == 0
+    assert {row["name"] for row in json.loads(foveate.out)["mixers"]} == {"identity", "pflayer"}
+    assert "</html>" in (tmp_path / "comparison.html").read_text()
+    assert foveate("reproduce", "pflayer", "--minutes", "0.05") == 0
+    assert "pflayer" in foveate.out
+    assert "## pflayer" in (tmp_path / "claims.md").read_text()
+
+
 def test_papers_as_json(foveate):
     assert foveate("papers", "large kernel", "--json") == 0
     rows = json.loads(foveate.out)

@@ -286,6 +286,9 @@ def profile(
         bool, typer.Option("--growth", help="Fit the time against resolution and batch, too.")
     ] = False,
     seconds: Annotated[float, typer.Option(help="For each timing, about.")] = 1.0,
+    data: Annotated[
+        str | None, typer.Option(help="Images to count on, where work follows the image.")
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure the machine's ceilings again.")
     ] = False,
@@ -306,6 +309,7 @@ def profile(
         growth=growth,
         seconds=seconds,
         fresh=fresh,
+        data=data,
     )
     console = Console(quiet=as_json, highlight=False)
     with console.status("loading") as status:

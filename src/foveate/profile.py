@@ -19,6 +19,8 @@ from torch import nn
 
 import foveate
 from foveate.backbones import require_name
+from foveate.data import Batches, Split
+from foveate.data import open as open_data
 from foveate.deploy import load_model
 from foveate.deploy.formats import Program, to_openvino, write_onnx
 from foveate.deploy.runtimes import OnnxRuntime, OpenVinoRuntime
@@ -28,6 +30,7 @@ from foveate.measure import (
     Waterline,
     ceilings,
     count,
+    count_each,
     exponent,
     machine,
     paired,
@@ -41,6 +44,7 @@ RUNTIMES = ("eager", "channels_last", "compile", "onnx", "openvino")
 USUAL = ("eager", "channels_last", "onnx", "openvino")
 RESOLUTIONS = (0.5, 0.75, 1.0, 1.25, 1.5)
 BATCHES = (1, 2, 4, 8)
+COUNTED_IMAGES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,8 @@ class Asked:
         growth: fit how the time grows with resolution and batch, too.
         seconds: for each timing, about.
         fresh: measure the machine's ceilings again.
+        data: images on which to count models whose work follows their input, as
+            `foveate.data.open` takes them.
     """
 
     models: tuple[str, ...]
@@ -66,6 +72,7 @@ class Asked:
     growth: bool = False
     seconds: float = 1.0
     fresh: bool = False
+    data: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("resolution", "batch", "seconds"):
@@ -96,6 +103,7 @@ def profile(asked: Asked, told: Callable[[str], None] = lambda text: None) -> di
     models = {name: _load(name, asked.resolution) for name in asked.models}
     side = asked.resolution or next(iter(models.values())).preprocess.size
     images = torch.rand(asked.batch, 3, side, side)
+    real = open_data(asked.data).splits["test"] if asked.data else None
     told("measuring the machine's ceilings")
     roof = ceilings(fresh=asked.fresh)
     rows = []
@@ -131,6 +139,9 @@ def profile(asked: Asked, told: Callable[[str], None] = lambda text: None) -> di
         }
         row["left_out"] = left_out[row["name"]]
         model = models[row["name"]]
+        if real is not None:
+            told(f"counting {row['name']} on images")
+            row["spread"] = _spread(model, real)
         if asked.training:
             told(f"timing training steps of {row['name']}")
             row["training"] = timing(
@@ -298,6 +309,22 @@ def _fit(found: dict[int, float | None]) -> dict[str, Any]:
         else None
     )
     return {"milliseconds": {str(x): y * 1e3 for x, y in points.items()}, "exponent": power}
+
+
+def _spread(model: VisionModel, split: Split) -> dict[str, Any]:
+    """Multiply-adds of single images, spread over the split."""
+    chosen = np.unique(np.linspace(0, len(split) - 1, COUNTED_IMAGES).astype(int))
+    shape = model.preprocess
+    batches = Batches(
+        split=split.subset(chosen), batch_size=len(chosen), size=shape.size, crop=shape.crop
+    )
+    found = count_each(model, next(iter(batches.epoch(0))).images)
+    return {
+        "images": len(found.macs),
+        "median": found.median,
+        "low": found.quantile(0.05),
+        "high": found.quantile(0.95),
+    }
 
 
 # ---------------------------------------------------------------- layers as rows

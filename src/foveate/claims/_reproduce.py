@@ -53,7 +53,8 @@ def reproduce(
         wanted: slugs.
         results: JSON lines; made if missing.
         asked: how they are run.
-        jobs: how many at once; timings are only to be trusted with 1.
+        jobs: how many at once on a machine, which share its cores; timings are
+            only to be trusted with 1.
         engine: `processes`, or `ray` for those of a cluster.
         again: run those that are answered, too.
         told: called with each row, old and new.
@@ -137,39 +138,37 @@ def _answered(results: Path, asked: Asked) -> dict[str, Row]:
 
 
 def _run_all(work: list[tuple[str, float, Asked]], jobs: int, engine: str) -> Iterator[Row]:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
     if engine == "ray":
-        yield from _with_ray(work)
+        yield from _with_ray(work, threads)
     elif jobs > 1 and len(work) > 1:
-        yield from _with_processes(work, jobs)
+        yield from _with_processes(work, jobs, threads)
     else:
         yield from (run_claim(*item) for item in work)
 
 
-def _with_processes(work: list[tuple[str, float, Asked]], jobs: int) -> Iterator[Row]:
+def _with_processes(work: list[tuple[str, float, Asked]], jobs: int, threads: int) -> Iterator[Row]:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_use_threads,
-        initargs=(threads,),
-    ) as pool:
-        for future in as_completed([pool.submit(run_claim, *item) for item in work]):
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        for future in as_completed([pool.submit(_run_with, threads, *item) for item in work]):
             yield future.result()
 
 
-def _use_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def _with_ray(work: list[tuple[str, float, Asked]]) -> Iterator[Row]:
+def _with_ray(work: list[tuple[str, float, Asked]], threads: int) -> Iterator[Row]:
     ray = require("ray", "ray")
     ray.init(ignore_reinit_error=True, log_to_driver=False)
-    waiting = [ray.remote(run_claim).remote(*item) for item in work]
+    run = ray.remote(num_cpus=threads)(_run_with)
+    waiting = [run.remote(threads, *item) for item in work]
     while waiting:
         done, waiting = ray.wait(waiting)
         yield from ray.get(done)
+
+
+def _run_with(threads: int, slug: str, minutes: float, asked: Asked) -> Row:
+    import torch
+
+    torch.set_num_threads(threads)
+    return run_claim(slug, minutes, asked)

@@ -41,7 +41,7 @@ class ExportRuntime:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU. Its threads stop spinning after each run, for what runs beside it."""
+    """ONNX Runtime on the CPU; its threads rest between runs, so as not to slow others down."""
 
     def __init__(self, path: Path) -> None:
         runtime = require("onnxruntime", "deploy")

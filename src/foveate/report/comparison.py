@@ -61,7 +61,11 @@ def comparison_page(facts: dict[str, Any]) -> Html:
             tag(
                 "section",
                 tag("h2", "Accuracy against latency"),
-                trade("One image, eager", points, keys=[("b", "best"), ("a", "others")]),
+                tag(
+                    "div",
+                    trade("One image, eager", points, keys=[("b", "best"), ("a", "others")]),
+                    class_="plots",
+                ),
                 table(head_row, rows, label="Mixers"),
             ),
         ),

@@ -19,6 +19,7 @@ from foveate.report.plots import Bar, bars, figure
 
 COLOURS = ("a", "b", "c", "d")
 MOST_LAYERS = 400
+LEAST_SHARE = 0.005  # of the time, for a sort of layer to be worth a line
 
 
 def profile_page(facts: dict[str, Any], words: list[str]) -> Html:
@@ -33,7 +34,10 @@ def profile_page(facts: dict[str, Any], words: list[str]) -> Html:
     sections = [
         ("Runtimes", _runtimes(facts)),
         ("Where the time goes", [_sorts(facts), _differences(facts)]),
-        ("Under the roof", [_gap(facts), [_waterline(row) for row in facts["models"]]]),
+        (
+            "Under the roof",
+            tag("div", _gap(facts), map(_waterline, facts["models"]), class_="plots"),
+        ),
         ("Costs", _costs(facts)),
         ("How it grows", _growth(facts)),
         ("Every layer", [_layers(row) for row in facts["models"]]),
@@ -87,7 +91,7 @@ def _runtimes(facts: dict[str, Any]) -> Child:
     drawn.sort(key=lambda bar: order[bar.name.split(":")[0]])
     keys = [(c, m["name"]) for m, c in zip(facts["models"], COLOURS, strict=False)]
     return [
-        bars("Time of a batch", drawn, "ms", keys),
+        tag("div", bars("Time of a batch", drawn, "ms", keys), class_="plots"),
         table(["runtime", "model", "time", "against the first"], rows, label="Runtimes", text=2),
     ]
 
@@ -105,17 +109,17 @@ def _sorts(facts: dict[str, Any]) -> Child:
         rows = [
             Bar(f"{s['sort']} ({s['layers']})", s["milliseconds"], None, None, colour)
             for s in model["sorts"]
-            if s["share"] > 0.005
+            if s["share"] > LEAST_SHARE
         ]
         parts.append(bars(f"{model['name']}: milliseconds by sort of layer", rows, "ms"))
-    return parts
+    return tag("div", parts, class_="plots")
 
 
 def _differences(facts: dict[str, Any]) -> Child:
     models = facts["models"]
     tables = [{s["sort"]: s for s in model["sorts"]} for model in models]
     sorts = sorted(
-        {sort for rows in tables for sort in rows},
+        {sort for rows in tables for sort in rows if rows[sort]["share"] > LEAST_SHARE},
         key=lambda sort: -max(rows[sort]["milliseconds"] for rows in tables if sort in rows),
     )
     head: list[Child] = ["sort of layer"]
@@ -212,6 +216,11 @@ def _costs(facts: dict[str, Any]) -> Child:
         for model in facts["models"]
     ]
     notes = [
+        tag("p", f"{m['name']} on images: {_spread_words(m['spread'])}.")
+        for m in facts["models"]
+        if "spread" in m
+    ]
+    notes += [
         tag(
             "p",
             f"Not counted in {m['name']}: "
@@ -230,6 +239,15 @@ def _costs(facts: dict[str, Any]) -> Child:
         "training step",
     ]
     return [table(head, rows, label="Costs"), notes]
+
+
+def _spread_words(spread: dict[str, Any]) -> str:
+    if spread["low"] == spread["high"]:
+        return f"{scaled(spread['median'])} MACs for each of {spread['images']}"
+    return (
+        f"a median of {scaled(spread['median'])} MACs, nine of ten between "
+        f"{scaled(spread['low'])} and {scaled(spread['high'])}, over {spread['images']}"
+    )
 
 
 def _growth(facts: dict[str, Any]) -> Child:
