@@ -14,10 +14,13 @@ from foveate.backbones import (
 )
 from foveate.errors import FoveateError
 
-FAMILIES = ["convnext_mini32", "inception_next_mini32", "sprint_s", "sprint_photo_m"]
+SMALLEST = {
+    family: min((size.side, name) for name, (own, size) in sizes().items() if own is family)[1]
+    for family, _ in sizes().values()
+}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=sorted({*SMALLEST.values(), "sprint_photo_m"}))
 def model(request):
     torch.manual_seed(0)
     return create_model(request.param, num_classes=4).eval()

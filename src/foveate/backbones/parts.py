@@ -106,9 +106,52 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.mlp(self.norm(self._modules[self._mixer](x)))  # pyright: ignore[reportOptionalCall]
-        if self.gamma is not None:
-            y = y * self.gamma.view(1, -1, 1, 1)
-        return x + self.drop_path(y)
+        return x + self.drop_path(_scaled(y, self.gamma))
+
+
+class MetaBlock(nn.Module):
+    """Two residual halves: norm and token mixer, norm and channel mixer (arXiv 2111.11418).
+
+    Args:
+        dim: channels.
+        mixer: name that the token mixer goes by in the state dict, and the module.
+        norm: builds both norms from the channels.
+        mlp: the channel mixer.
+        scale: initial layer scale of both halves, or None for none.
+        drop_path: rate of stochastic depth.
+
+    Shapes: (B, dim, H, W) to the same.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: tuple[str, nn.Module],
+        norm: Callable[[int], nn.Module],
+        mlp: nn.Module,
+        scale: float | None,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self._mixer = mixer[0]
+        self.norm1 = norm(dim)
+        self.add_module(*mixer)
+        self.norm2 = norm(dim)
+        self.mlp = mlp
+        self.gamma1 = self.gamma2 = None
+        if scale is not None:
+            self.gamma1 = nn.Parameter(torch.full((dim,), scale))
+            self.gamma2 = nn.Parameter(torch.full((dim,), scale))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self._modules[self._mixer](self.norm1(x))  # pyright: ignore[reportOptionalCall]
+        x = x + self.drop_path(_scaled(mixed, self.gamma1))
+        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma2))
+
+
+def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+    return x if gamma is None else x * gamma.view(1, -1, 1, 1)
 
 
 class Stage(nn.Module):

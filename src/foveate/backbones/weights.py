@@ -65,13 +65,15 @@ def load_weights(model: nn.Module, path: str | Path) -> Loaded:
     own = model.state_dict()
     candidates = [state]
     if isinstance(model, Backbone) and model.key_rules:
-        candidates.append({_rename(k, model.key_rules): v for k, v in state.items()})
+        candidates.append({rename(k, model.key_rules): v for k, v in state.items()})
     fitted = max(candidates, key=lambda names: len(own.keys() & names.keys()))
     report, filled, faults = Loaded(), {}, []
+    filled_places = {own[name].data_ptr() for name in fitted if name in own} - {0}
     classifier = (getattr(model, "default_cfg", None) or {}).get("classifier", "head.fc")
     for name, tensor in own.items():
         if name not in fitted:
-            if not name.endswith("num_batches_tracked"):
+            shared = tensor.data_ptr() in filled_places
+            if not shared and not name.endswith("num_batches_tracked"):
                 faults.append(f"{name} is missing")
             continue
         given = fitted[name]
@@ -128,7 +130,8 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
-def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+def rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    """Our name of a parameter that the authors call `name`."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
