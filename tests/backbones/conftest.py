@@ -89,9 +89,11 @@ class Oracle:
         for theirs in self.facts["taps"]:
             ours = (taps or {}).get(theirs, rename(f"{theirs}.", model.key_rules).rstrip("."))
             if ours in modules:
-                modules[ours].register_forward_hook(
-                    lambda m, i, out, key=theirs: found.setdefault(key, out)
-                )
+
+                def keep(module, inputs, out, key=theirs):
+                    found[key] = out.clone()
+
+                modules[ours].register_forward_hook(keep)
         outputs = model(self.images)
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
         for ours, theirs in zip(outputs, self.facts["outputs"], strict=True):

@@ -185,6 +185,19 @@ class NormHead(nn.Module):
         return x if pre_logits else self.fc(x)
 
 
+class PoolHead(nn.Module):
+    """Average pool, dropout, linear. Shapes: (B, dim, H, W) to (B, num_classes)."""
+
+    def __init__(self, dim: int, num_classes: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(drop)
+        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.drop(x.mean((2, 3)))
+        return x if pre_logits else self.fc(x)
+
+
 def drop_path_rates(most: float, depths: tuple[int, ...]) -> list[list[float]]:
     """Rates that grow evenly from 0 at the first block to `most` at the last, stage by stage."""
     total = sum(depths)

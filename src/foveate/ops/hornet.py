@@ -94,9 +94,7 @@ class GlobalLocalFilter(nn.Module):
         weight = self.complex_weight.float()
         if weight.shape[1:3] != spectrum.shape[2:]:
             maps = weight.permute(3, 0, 1, 2)
-            maps = F.interpolate(
-                maps, size=spectrum.shape[2:], mode="bilinear", align_corners=True
-            )
+            maps = F.interpolate(maps, size=spectrum.shape[2:], mode="bilinear", align_corners=True)
             weight = maps.permute(1, 2, 3, 0)
         filtered = spectrum * torch.view_as_complex(weight.contiguous())
         return torch.fft.irfft2(filtered, s=size, norm="ortho").to(x.dtype)
