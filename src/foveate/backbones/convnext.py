@@ -4,6 +4,7 @@ Sources: arXiv 2201.03545 (ConvNeXt), arXiv 2301.00808 (ConvNeXt V2). Sizes belo
 tiny, and their overlapping stems, are timm's.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +25,11 @@ from foveate.backbones.registry import register
 from foveate.errors import FoveateError
 
 
+def depthwise(dim: int) -> nn.Module:
+    """The 7x7 depthwise convolution of the paper."""
+    return nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+
+
 class ConvNeXt(Backbone):
     """Blocks of a 7x7 depthwise convolution, layer norm and an inverted bottleneck.
 
@@ -34,6 +40,8 @@ class ConvNeXt(Backbone):
         stem: `patch`, or two overlapping 3x3 convolutions of stride 2,
             `overlap` with full or `overlap_tiered` with half width between.
         grn: global response norm in the channel mixer, and no layer scale: V2.
+        mixer: builds each block's token mixer from its channels; by default a
+            7x7 depthwise convolution.
         drop_rate, drop_path_rate: dropout before the classifier, and the
             largest rate of stochastic depth.
     """
@@ -67,6 +75,7 @@ class ConvNeXt(Backbone):
         patch: int = 4,
         stem: Literal["patch", "overlap", "overlap_tiered"] = "patch",
         grn: bool = False,
+        mixer: Callable[[int], nn.Module] = depthwise,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -90,7 +99,7 @@ class ConvNeXt(Backbone):
             if i > 0:
                 conv = nn.Conv2d(dims[i - 1], dims[i], 2, stride=2)
                 down = nn.Sequential(LayerNorm2d(dims[i - 1]), conv)
-            make = partial(_block, dims[i], grn)
+            make = partial(_block, dims[i], grn, mixer)
             stages.append(Stage(down, [make(rate) for rate in rates]))
         self.stages = nn.Sequential(*stages)
         self.head = NormHead(dims[-1], num_classes, drop_rate)
@@ -99,11 +108,10 @@ class ConvNeXt(Backbone):
         self._finish(num_classes, in_chans, list(dims), strides)
 
 
-def _block(dim: int, grn: bool, drop_path: float) -> Block:
-    depthwise = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+def _block(dim: int, grn: bool, mixer: Callable[[int], nn.Module], drop_path: float) -> Block:
     return Block(
         dim,
-        mixer=("conv_dw", depthwise),
+        mixer=("conv_dw", mixer(dim)),
         norm=LayerNorm2d(dim),
         mlp=ConvMlp(dim, 4 * dim, grn),
         scale=None if grn else 1e-6,

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate.ops.merge import fuse_conv_bn_eval
+
 
 class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of maps. Shapes: (B, C, H, W) to the same."""
@@ -47,13 +49,14 @@ class GlobalResponseNorm(nn.Module):
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(dim))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         norm = x.norm(dim=(2, 3), keepdim=True)
         share = norm / (norm.mean(dim=1, keepdim=True) + self.eps)
-        return x + self.bias.view(1, -1, 1, 1) + self.weight.view(1, -1, 1, 1) * x * share
+        y = x + self.weight.view(1, -1, 1, 1) * x * share
+        return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
 
 class ConvMlp(nn.Module):
@@ -71,6 +74,41 @@ class ConvMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.grn(self.act(self.fc1(x))))
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution without bias and its batch norm, which can be folded into one."""
+
+    def __init__(
+        self, dim: int, dim_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            dim, dim_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+        )
+        self.norm: nn.Module = nn.BatchNorm2d(dim_out)
+
+    def merge_branches(self) -> None:
+        """Fold the norm into the convolution."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            self.norm = nn.Identity()
+
+
+class ConvNormMlp(nn.Module):
+    """Channel mixer: two 1x1 convolutions with batch norm, GELU between.
+
+    Shapes: (B, dim, H, W) to the same.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = ConvNorm(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = ConvNorm(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Module):

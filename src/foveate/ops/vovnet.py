@@ -20,12 +20,16 @@ class OneShotAggregation(nn.Module):
         dim_out: channels of the output.
         inner: channels of each convolution.
         layers: how many there are.
+        residual: add the input to the output; they need as many channels.
 
     Shapes: (B, dim, H, W) to (B, dim_out, H, W).
     """
 
-    def __init__(self, dim: int, dim_out: int, inner: int, layers: int = 5) -> None:
+    def __init__(
+        self, dim: int, dim_out: int, inner: int, layers: int = 5, residual: bool = False
+    ) -> None:
         super().__init__()
+        self.residual = residual
         widths = [dim, *[inner] * layers]
         self.convs = nn.ModuleList(_unit(i, o, 3) for i, o in pairwise(widths))
         self.join = _unit(sum(widths), dim_out, 1)
@@ -34,7 +38,8 @@ class OneShotAggregation(nn.Module):
         maps = [x]
         for conv in self.convs:
             maps.append(conv(maps[-1]))
-        return self.join(torch.cat(maps, dim=1))
+        joined = self.join(torch.cat(maps, dim=1))
+        return joined + x if self.residual else joined
 
 
 def _unit(dim: int, dim_out: int, kernel: int) -> nn.Sequential:

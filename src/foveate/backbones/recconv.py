@@ -1,0 +1,188 @@
+"""RecNeXt: MetaNeXt blocks whose token mixer is a recursive convolution.
+
+Source: recconv (arXiv 2412.19628, section 3.3). The authors' code is under Apache-2.0.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from foveate.backbones.base import Backbone, Size
+from foveate.backbones.parts import Block, ConvNorm, ConvNormMlp, Stage, drop_path_rates
+from foveate.backbones.registry import register
+from foveate.catalog import implements
+from foveate.errors import FoveateError
+from foveate.ops.merge import merge
+from foveate.ops.recconv import RecConv
+
+
+class Downsample(nn.Module):
+    """A strided 7x7 depthwise convolution that doubles the channels, norm, residual channel mixer.
+
+    Shapes: (B, dim, H, W) to (B, 2 dim, H / 2, W / 2).
+    """
+
+    def __init__(self, dim: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.token_mixer = nn.Conv2d(dim, 2 * dim, 7, stride=2, padding=3, groups=dim)
+        self.norm = nn.BatchNorm2d(2 * dim)
+        self.mlp = ConvNormMlp(2 * dim, 2 * dim * mlp_ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.token_mixer(x))
+        return x + self.mlp(x)
+
+
+class TwinHead(nn.Module):
+    """Two classifiers behind batch norms, one for labels and one for a teacher; their mean.
+
+    `merge_branches` makes one linear layer of them. Shapes: (B, dim, H, W) to (B, num_classes).
+    """
+
+    def __init__(self, dim: int, num_classes: int, drop: float) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(drop)
+        self.norm: nn.Module = nn.BatchNorm1d(dim)
+        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.norm_dist: nn.Module | None = nn.BatchNorm1d(dim)
+        self.fc_dist = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.drop(x.mean((2, 3)))
+        if pre_logits or isinstance(self.fc, nn.Identity):
+            return x
+        out = self.fc(self.norm(x))
+        return out if self.norm_dist is None else (out + self.fc_dist(self.norm_dist(x))) / 2
+
+    @torch.no_grad()
+    def merge_branches(self) -> None:
+        """Fold the norms, and average the two classifiers."""
+        if self.norm_dist is None or isinstance(self.fc, nn.Identity):
+            return
+        pairs: Any = ((self.norm, self.fc), (self.norm_dist, self.fc_dist))
+        weights, biases = [], []
+        for norm, linear in pairs:
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            weights.append(linear.weight * scale)
+            biases.append(linear.bias + linear.weight @ (norm.bias - norm.running_mean * scale))
+        self.fc.weight.copy_(torch.stack(weights).mean(0))
+        self.fc.bias.copy_(torch.stack(biases).mean(0))
+        self.norm, self.norm_dist, self.fc_dist = nn.Identity(), None, nn.Identity()
+
+
+@implements("recconv")
+class RecNeXt(Backbone):
+    """Stages of `RecConv`, batch norm and an inverted bottleneck.
+
+    Args:
+        num_classes, in_chans: outputs and input channels.
+        depths, dims, levels: blocks, channels and recursions of each stage.
+        mlp_ratio: hidden width of the channel mixers over their channels.
+        patch: stride of the stem: 4 as published, 1 or 2 for small images.
+        deploy: build the merged form, for checkpoints that hold it.
+        drop_rate, drop_path_rate: dropout before the classifier, and the
+            largest rate of stochastic depth.
+    """
+
+    recipe: ClassVar[dict[str, Any]] = {
+        "optimizer": "adamw",
+        "learning_rate": 2e-3,
+        "weight_decay": 0.025,
+        "batch_size": 128,
+        "warmup": 0.1,
+    }
+    key_rules = (
+        (r"^stem\.stem\.", "stem."),
+        (r"\.channel_mixer\.0\.", ".mlp.fc1."),
+        (r"\.channel_mixer\.2\.", ".mlp.fc2."),
+        (r"(^stem\.\d|\.fc\d)\.(weight|bias)$", r"\1.conv.\2"),
+        (r"^head\.head\.norm\.", "head.norm."),
+        (r"^head\.head\.linear\.", "head.fc."),
+        (r"^head\.head_dist\.norm\.", "head.norm_dist."),
+        (r"^head\.head_dist\.linear\.", "head.fc_dist."),
+        (r"^head\.(weight|bias)$", r"head.fc.\1"),
+    )
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        *,
+        depths: tuple[int, ...] = (2, 2, 9, 1),
+        dims: tuple[int, ...] = (40, 80, 160, 320),
+        levels: tuple[int, ...] = (4, 3, 2, 1),
+        mlp_ratio: int = 2,
+        patch: int = 4,
+        deploy: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not len(depths) == len(dims) == len(levels):
+            raise FoveateError(
+                f"depths {depths}, dims {dims} and levels {levels} have not as many stages: match "
+                "them"
+            )
+        first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
+        self.stem = nn.Sequential(
+            ConvNorm(in_chans, dims[0] // 2, 3, first),
+            nn.GELU(),
+            ConvNorm(dims[0] // 2, dims[0], 3, second),
+        )
+        stages = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            down = Downsample(dims[i - 1], mlp_ratio) if i else nn.Identity()
+            blocks: list[nn.Module] = [
+                Block(
+                    dims[i],
+                    mixer=("token_mixer", RecConv(dims[i], 5, levels[i])),
+                    norm=nn.BatchNorm2d(dims[i]),
+                    mlp=ConvNormMlp(dims[i], mlp_ratio * dims[i]),
+                    scale=None,
+                    drop_path=rate,
+                )
+                for rate in rates
+            ]
+            stages.append(Stage(down, blocks))
+        self.stages = nn.Sequential(*stages)
+        self.head = TwinHead(dims[-1], num_classes, drop_rate)
+        for name in ("fc", "fc_dist"):
+            classifier = getattr(self.head, name)
+            if isinstance(classifier, nn.Linear):
+                nn.init.trunc_normal_(classifier.weight, std=0.02)
+                nn.init.zeros_(classifier.bias)
+        self._finish(num_classes, in_chans, list(dims), [patch * 2**i for i in range(len(dims))])
+        self.default_cfg["first_conv"] = "stem.0.conv"
+        if deploy:
+            merge(self)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        super().reset_classifier(num_classes, global_pool)
+        head: Any = self.head
+        if head.norm_dist is not None:
+            head.fc_dist = nn.Linear(self.num_features, num_classes) if num_classes else head.fc
+
+
+_NAMED = {
+    "m0": (40, (2, 2, 9, 1)),
+    "m1": (48, (3, 3, 15, 2)),
+    "m2": (56, (3, 3, 15, 2)),
+    "m3": (64, (3, 3, 13, 2)),
+    "m4": (64, (5, 5, 25, 4)),
+    "m5": (80, (7, 7, 35, 2)),
+}
+
+SIZES = {
+    **{
+        f"recnext_{name}": Size({"dims": tuple(dim * 2**i for i in range(4)), "depths": depths})
+        for name, (dim, depths) in _NAMED.items()
+    },
+    "recnext_mini32": Size(
+        {"depths": (1, 2, 2), "dims": (32, 64, 128), "levels": (3, 2, 1), "patch": 1},
+        side=32,
+        crop=1.0,
+    ),
+}
+
+register(RecNeXt, SIZES)
