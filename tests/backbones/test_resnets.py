@@ -29,6 +29,24 @@ def test_eca_resnet_gives_the_authors_outputs(oracle):
     )
 
 
+@pytest.mark.paper("pflayer")
+def test_pf_resnet_gives_the_authors_outputs(oracle):
+    official = oracle("pflayer__resnet50_max")
+    model = official.load(create_model("pf_resnet50_max"))
+    assert sum(p.numel() for p in model.parameters()) == official.facts["params"]
+    found = official.agrees(model, {"conv1": "stem.2"})
+    assert {"conv1", "layer1.0", "layer3.5", "layer4", "fc"} <= set(found)
+
+
+@pytest.mark.paper("pflayer")
+def test_pf_resnet_published_parameter_counts():
+    """Table 5 of arXiv 2202.02777, in millions."""
+    for name, millions in {"max": 14.2, "hybrid": 17.3}.items():
+        with torch.device("meta"):
+            found = sum(p.numel() for p in create_model(f"pf_resnet50_{name}").parameters())
+        assert found / 1e6 == pytest.approx(millions, abs=0.1), name
+
+
 @pytest.mark.paper("involution")
 def test_rednet_gives_the_authors_outputs(oracle):
     official = oracle("involution__RedNet-26_backbone__no_head")

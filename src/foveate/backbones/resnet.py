@@ -90,7 +90,7 @@ class Bottleneck(nn.Module):
         self.conv1 = nn.Conv2d(dim, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = operator(inner, inner, stride)
-        self.bn2 = nn.BatchNorm2d(inner)
+        self.bn2: nn.Module = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, outer, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outer)
         self.attn = attention(outer)

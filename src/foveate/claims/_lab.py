@@ -12,13 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foveate.backbones.stm_evaluation import Mixer, at_equal
 from foveate.data import Augment, Dataset
 from foveate.data import open as open_data
-from foveate.measure import Count, Ratio, Timing, count, paired, side_by_side
+from foveate.measure import Count, Ratio, Timing, count, mean_interval, paired, side_by_side
 from foveate.train import Recipe, evaluate, train
 from foveate.vision import Preprocess, VisionModel
 
 Builder = Callable[[], nn.Module]
+FEWEST, MOST = 5, 24
+"""Pairs of trainings of a comparison."""
 
 
 @dataclass
@@ -154,6 +157,49 @@ class Lab:
         with TemporaryDirectory() as folder:
             train(model, self.data, replace(recipe, seed=seed), Path(folder), progress=False)
         return evaluate(model, self.data.splits["test"]).top1
+
+    def gain(
+        self,
+        ours: Callable[[int], nn.Module],
+        theirs: Callable[[int], nn.Module],
+        recipe: Recipe,
+        size: int,
+    ) -> tuple[float, float, float]:
+        """Points of test accuracy by which one network beats another, mean and interval.
+
+        Both are trained with the same seeds, and pair by pair until the claim's
+        minutes are over: at least `FEWEST` pairs and at most `MOST`.
+
+        Args:
+            ours, theirs: each takes the number of classes and gives a network.
+            recipe: how both are trained.
+            size: side of the images.
+        """
+        gained: list[float] = []
+        while len(gained) < FEWEST or (len(gained) < MOST and self.minutes_left > 0):
+            seed = self.seed + len(gained)
+            tops = [self.accuracy(build, recipe, seed, size) for build in (ours, theirs)]
+            gained.append(100 * (tops[0] - tops[1]))
+        figure, low, high = mean_interval(np.array(gained))
+        return figure, low, high
+
+    def in_skeleton(
+        self, mixer: Mixer, params: int = 60_000, size: int = 8
+    ) -> Callable[[int], nn.Module]:
+        """A builder of the frame of stm_evaluation around a token mixer, at so many parameters."""
+
+        def build(classes: int) -> nn.Module:
+            return at_equal(
+                mixer,
+                params,
+                "params",
+                size=size,
+                num_classes=classes,
+                multiple=4,
+                depths=(1, 1, 1),
+            )
+
+        return build
 
     def recipe(self, **fields: Any) -> Recipe:
         """A plain recipe that suits small nets on small images; `fields` change it."""
