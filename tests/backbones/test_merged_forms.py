@@ -6,7 +6,15 @@ import torch
 from foveate.backbones import create_model
 from foveate.ops.merge import is_mergeable, merge
 
-NAMES = ["unireplknet_mini32", "unireplknet_a", "recnext_mini32", "recnext_m0", "riformer_mini32"]
+NAMES = [
+    "unireplknet_mini32",
+    "unireplknet_a",
+    "recnext_mini32",
+    "recnext_m0",
+    "riformer_mini32",
+    "lsnet_mini32",
+    "lsnet_t",
+]
 
 
 def disturbed(name: str) -> torch.nn.Module:

@@ -31,6 +31,14 @@ def test_constant_weights_are_a_depthwise_convolution():
     torch.testing.assert_close(mix_neighbours(x, weights, 3), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_interleaved_groups_are_a_permutation_of_channels():
+    x, weights = torch.randn(1, 6, 5, 5), torch.randn(1, 2, 9, 5, 5)
+    order = torch.tensor([0, 2, 4, 1, 3, 5])
+    expected = torch.empty_like(x)
+    expected[:, order] = mix_neighbours(x[:, order], weights, 3)
+    torch.testing.assert_close(mix_neighbours(x, weights, 3, interleaved=True), expected)
+
+
 def test_shapes_that_do_not_fit():
     with pytest.raises(FoveateError, match="kernel"):
         mix_neighbours(torch.zeros(1, 8, 4, 4), torch.zeros(1, 3, 9, 4, 4), 3)

@@ -217,6 +217,7 @@ class Backbone(nn.Module):
             blocks = getattr(stage, "blocks", ())
             layers += [f"stages.{i}.downsample."] if hasattr(stage, "downsample") else []
             layers += [f"stages.{i}.blocks.{j}." for j in range(len(blocks))] or [f"stages.{i}."]
+            layers += [f"stages.{i}.norm."] if getattr(stage, "norm", None) else []
         layers.append("head.")
         names = [name for name, _ in self.named_parameters()]
         groups = [[n for n in names if n.startswith(layer)] for layer in layers]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.ops.merge import fuse_conv_bn_eval
+from foveate.ops.conv_norm import ConvNorm
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -74,25 +74,6 @@ class ConvMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.grn(self.act(self.fc1(x))))
-
-
-class ConvNorm(nn.Sequential):
-    """A convolution without bias and its batch norm, which can be folded into one."""
-
-    def __init__(
-        self, dim: int, dim_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            dim, dim_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-        )
-        self.norm: nn.Module = nn.BatchNorm2d(dim_out)
-
-    def merge_branches(self) -> None:
-        """Fold the norm into the convolution."""
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
-            self.norm = nn.Identity()
 
 
 class ConvNormMlp(nn.Module):
@@ -193,20 +174,47 @@ def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
 
 
 class Stage(nn.Module):
-    """An optional halving of the map, then blocks.
+    """An optional halving of the map, blocks, and an optional norm after them.
 
     Args:
         downsample: what comes first; an identity in the first stage.
         blocks: what follows.
+        norm: what comes last.
     """
 
-    def __init__(self, downsample: nn.Module, blocks: list[nn.Module]) -> None:
+    def __init__(
+        self, downsample: nn.Module, blocks: list[nn.Module], norm: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.downsample = downsample
         self.blocks = nn.Sequential(*blocks)
+        self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.downsample(x))
+        x = self.blocks(self.downsample(x))
+        return x if self.norm is None else self.norm(x)
+
+
+class PositionEmbedding(nn.Module):
+    """Learnt vectors of places, added to a map and scaled to its size.
+
+    Args:
+        side: of the maps that they were learnt for.
+        dim: channels.
+
+    Shapes: (B, dim, H, W) to the same.
+    """
+
+    def __init__(self, side: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(1, side, side, dim))
+        nn.init.trunc_normal_(self.embedding, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.embedding.permute(0, 3, 1, 2)
+        if places.shape[2:] != x.shape[2:]:
+            places = F.interpolate(places, x.shape[2:], mode="bilinear")
+        return x + places
 
 
 class NormHead(nn.Module):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from foveate.backbones.base import Backbone, Size
-from foveate.backbones.parts import Block, ConvNorm, ConvNormMlp, Stage, drop_path_rates
+from foveate.backbones.parts import Block, ConvNormMlp, Stage, drop_path_rates
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.errors import FoveateError
+from foveate.ops.conv_norm import ConvNorm
 from foveate.ops.merge import merge
 from foveate.ops.recconv import RecConv
 

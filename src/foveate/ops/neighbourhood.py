@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from foveate.errors import FoveateError
 
 
-def mix_neighbours(x: Tensor, weights: Tensor, kernel: int, stride: int = 1) -> Tensor:
+def mix_neighbours(
+    x: Tensor, weights: Tensor, kernel: int, stride: int = 1, interleaved: bool = False
+) -> Tensor:
     """Sum the kernel x kernel neighbours of each place, weighted by that place's own weights.
 
     Neighbours beyond the edge count as zeros. Taps are added one after the
@@ -23,6 +25,7 @@ def mix_neighbours(x: Tensor, weights: Tensor, kernel: int, stride: int = 1) -> 
             groups of C / G channels in a row shares its weights.
         kernel: odd side of the neighbourhood.
         stride: distance between the places.
+        interleaved: channel c belongs to group c % G, and not to one of C / G in a row.
 
     Returns: (B, C, H / stride, W / stride).
     Raises: FoveateError if the shapes do not fit.
@@ -34,7 +37,8 @@ def mix_neighbours(x: Tensor, weights: Tensor, kernel: int, stride: int = 1) -> 
             f"{kernel}: give (B, groups, kernel^2, H, W) with an odd kernel"
         )
     pad = kernel // 2
-    padded = F.pad(x, (pad, pad, pad, pad)).unflatten(1, (groups, -1))
+    split = (-1, groups) if interleaved else (groups, -1)
+    padded = F.pad(x, (pad, pad, pad, pad)).unflatten(1, split)
     out: Tensor | None = None
     for tap in range(taps):
         top, left = divmod(tap, kernel)
@@ -42,10 +46,32 @@ def mix_neighbours(x: Tensor, weights: Tensor, kernel: int, stride: int = 1) -> 
             ..., top : top + stride * (high - 1) + 1 : stride,
             left : left + stride * (wide - 1) + 1 : stride,
         ]  # fmt: skip
-        weight = weights[:, :, tap, None]
+        weight = weights[:, None, :, tap] if interleaved else weights[:, :, tap, None]
         out = weight * seen if out is None else torch.addcmul(out, weight, seen)
     assert out is not None
     return out.flatten(1, 2)
+
+
+def compare_neighbours(x: Tensor, y: Tensor, groups: int, kernel: int) -> Tensor:
+    """Products of each place's vectors with those of its neighbours: local attention's scores.
+
+    Args:
+        x, y: (B, C, H, W).
+        groups: heads; channels of a head lie in a row.
+        kernel: odd side of the neighbourhood.
+
+    Returns: (B, groups, kernel^2, H, W); zeros where the neighbour lies beyond the edge.
+    """
+    high, wide = x.shape[-2:]
+    pad = kernel // 2
+    padded = F.pad(y, (pad, pad, pad, pad)).unflatten(1, (groups, -1))
+    x = x.unflatten(1, (groups, -1))
+    scores = [
+        (x * padded[..., top : top + high, left : left + wide]).sum(2)
+        for top in range(kernel)
+        for left in range(kernel)
+    ]
+    return torch.stack(scores, dim=2)
 
 
 def mix_neighbours_unfolded(x: Tensor, weights: Tensor, kernel: int, stride: int = 1) -> Tensor:
