@@ -201,19 +201,23 @@ class PositionEmbedding(nn.Module):
     Args:
         side: of the maps that they were learnt for.
         dim: channels.
+        mode: how they are scaled, bilinear or bicubic.
+        flat: kept as rows of tokens, as plain transformers have them.
 
     Shapes: (B, dim, H, W) to the same.
     """
 
-    def __init__(self, side: int, dim: int) -> None:
+    def __init__(self, side: int, dim: int, mode: str = "bilinear", flat: bool = False) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(torch.empty(1, side, side, dim))
+        self.side, self.mode = side, mode
+        shape = (1, side * side, dim) if flat else (1, side, side, dim)
+        self.embedding = nn.Parameter(torch.empty(shape))
         nn.init.trunc_normal_(self.embedding, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        places = self.embedding.permute(0, 3, 1, 2)
+        places = self.embedding.view(1, self.side, self.side, -1).permute(0, 3, 1, 2)
         if places.shape[2:] != x.shape[2:]:
-            places = F.interpolate(places, x.shape[2:], mode="bilinear")
+            places = F.interpolate(places, x.shape[2:], mode=self.mode)
         return x + places
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from foveate.catalog import implements
 from foveate.errors import FoveateError
+from foveate.ops.windows import fold, pad_to_windows, unfold
 
 
 @implements("emov2")
@@ -41,25 +42,12 @@ class SpannedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         high, wide = x.shape[2:]
-        x = F.pad(x, (0, -wide % self.window, 0, -high % self.window))
+        x = pad_to_windows(x, self.window)
         maps = *self.qk(x).chunk(2, dim=1), F.gelu(self.v(x))
         near = self._attend(maps, spanned=False)
         return (near + self._attend(maps, spanned=True))[..., :high, :wide]
 
     def _attend(self, maps: tuple[Tensor, ...], spanned: bool) -> Tensor:
-        q, k, v = (self._fold(t, spanned) for t in maps)
-        return self._unfold(F.scaled_dot_product_attention(q, k, v), maps[2], spanned)
-
-    def _fold(self, x: Tensor, spanned: bool) -> Tensor:
-        """(B, C, H, W) to (B, rows, columns, heads, window^2, C / heads)."""
-        order = (0, 3, 5, 1, 2, 4, 6) if not spanned else (0, 4, 6, 1, 2, 3, 5)
-        parts = (self.window, -1) if spanned else (-1, self.window)
-        x = x.unflatten(3, parts).unflatten(2, parts).unflatten(1, (self.heads, -1))
-        return x.permute(order).flatten(5).mT
-
-    def _unfold(self, x: Tensor, like: Tensor, spanned: bool) -> Tensor:
-        """The opposite of `_fold`."""
-        x = x.mT.unflatten(5, (self.window, self.window))
-        # rows, columns, heads, channels, and the places of a window
-        order = (0, 3, 4, 1, 5, 2, 6) if not spanned else (0, 3, 4, 5, 1, 6, 2)
-        return x.permute(order).reshape(like.shape)
+        q, k, v = (fold(t, self.window, self.heads, spanned) for t in maps)
+        size = maps[0].shape[2], maps[0].shape[3]
+        return unfold(F.scaled_dot_product_attention(q, k, v), size, self.window, spanned)
