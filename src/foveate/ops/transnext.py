@@ -3,9 +3,8 @@
 Source: transnext (arXiv 2311.17132, section 3). The authors' code is under Apache-2.0.
 """
 
-from functools import lru_cache
+import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -140,7 +139,7 @@ class CosineAttention(_Biased):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2], x.shape[-1]
         q, k, v = (self.split(t) for t in self.qkv(x).chunk(3, dim=1))
-        length = float(np.log(size[0] * size[1]))
+        length = math.log(size[0] * size[1])
         q = (F.normalize(q, dim=-1) + self.query_embedding) * F.softplus(self.temperature) * length
         bias = self.bias(size, size).to(q.dtype)
         mixed = F.scaled_dot_product_attention(
@@ -186,23 +185,29 @@ def _inside(high: int, wide: int, window: int, device: torch.device) -> Tensor:
     return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
 
 
-@torch.compiler.assume_constant_result
-@lru_cache(maxsize=64)
 def _pairs(
     queries: tuple[int, int], keys: tuple[int, int], pretrain: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Log-spaced offsets between places and pooled places: the distinct ones (U, 2), and which of
     them each pair has (N, M)."""
-    axes = []
-    for q, k, p in zip(queries, keys, pretrain, strict=True):
-        at = np.arange(q)
-        bins = [at[i * q // k : -(-(i + 1) * q // k)].mean() for i in range(k)]
-        apart = (at[:, None] - np.array(bins)) / max(p - 1, 1) * REACH
-        values, index = np.unique(apart, return_inverse=True)
-        scaled = np.sign(values) * np.log2(np.abs(values) + 1) / np.log2(REACH)
-        axes.append((scaled, index.reshape(q, k)))
-    (down, rows), (right, columns) = axes
-    table = np.stack(np.meshgrid(down, right, indexing="ij"), -1).reshape(-1, 2)
+    (down, rows), (right, columns) = (
+        _offsets(q, k, p) for q, k, p in zip(queries, keys, pretrain, strict=True)
+    )
+    table = torch.stack(torch.meshgrid(down, right, indexing="ij"), dim=-1).flatten(0, 1)
     index = rows[:, None, :, None] * len(right) + columns[None, :, None, :]
-    index = index.reshape(queries[0] * queries[1], keys[0] * keys[1])
-    return torch.from_numpy(table).float(), torch.from_numpy(index)
+    return table, index.reshape(queries[0] * queries[1], keys[0] * keys[1])
+
+
+def _offsets(queries: int, keys: int, pretrain: int) -> tuple[Tensor, Tensor]:
+    """Along one axis: log-spaced distances in order, and which one each pair has (queries, keys).
+
+    Twice a pooled place's centre is a whole number, so distances lie on a grid.
+    """
+    centres = [i * queries // keys - (-(i + 1) * queries // keys) - 1 for i in range(keys)]
+    step = 2 if len({c % 2 for c in centres}) == 1 else 1
+    least = -max(centres)
+    doubled = torch.arange(least, 2 * (queries - 1) - min(centres) + 1, step)
+    apart = doubled / 2 / max(pretrain - 1, 1) * REACH
+    scaled = apart.sign() * (apart.abs() + 1).log2() / math.log2(REACH)
+    pairs = 2 * torch.arange(queries)[:, None] - torch.tensor(centres)
+    return scaled, (pairs - least) // step

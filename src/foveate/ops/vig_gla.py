@@ -105,10 +105,10 @@ class BidirectionalGla(nn.Module):
         near = F.silu(self.local(x)).flatten(2).mT
         q, k, v = (self._split(t) for t in self.qkv_proj(near).split(self.parts, dim=-1))
         forth, back = self.gk_proj(near).chunk(2, dim=-1)
-        gates = torch.cat((self._split(forth), self._split(back).flip(2)))
+        gates = torch.cat((self._split(forth), self._split(back).flip(2)), dim=1)
         gates = F.logsigmoid(gates) / GATE_DIVISOR
-        q, k, v = (torch.cat((t, t.flip(2))) for t in (q, k, v))
-        forth, back = gla_chunked(q, k, v, gates).chunk(2)
+        q, k, v = (torch.cat((t, t.flip(2)), dim=1) for t in (q, k, v))
+        forth, back = gla_chunked(q, k, v, gates).split(self.heads, dim=1)
         far = self.g_norm((forth + back.flip(2)) / 2)
         share = self._split(self.g_proj(near).sigmoid())
         mixed = far * share + self.l_norm(self._split(near)) * (1 - share)

@@ -23,17 +23,17 @@ def fold(x: Tensor, window: int, heads: int, spanned: bool = False) -> Tensor:
         heads: channels are divided among them.
         spanned: a window's places lie H / window apart instead of side by side.
 
-    Returns: (B, rows, columns, heads, window^2, C / heads).
+    Returns: (B * windows, heads, window^2, C / heads), the windows of an image row by row.
     """
     parts = (window, -1) if spanned else (-1, window)
     x = x.unflatten(3, parts).unflatten(2, parts).unflatten(1, (heads, -1))
-    return x.permute(SPANNED if spanned else NEAR).flatten(5).mT
+    return x.permute(SPANNED if spanned else NEAR).flatten(5).flatten(0, 2).mT
 
 
 def unfold(x: Tensor, size: tuple[int, int], window: int, spanned: bool = False) -> Tensor:
     """The opposite of `fold`, for maps of a size: to (B, C, H, W)."""
-    x = x.mT.unflatten(5, (window, window))
+    rows, columns = size[0] // window, size[1] // window
+    x = x.mT.unflatten(3, (window, window)).unflatten(0, (-1, rows, columns))
     order = SPANNED if spanned else NEAR
     back = [order.index(axis) for axis in range(7)]
-    x = x.permute(back)
-    return x.reshape(x.shape[0], -1, *size)
+    return x.permute(back).flatten(5, 6).flatten(3, 4).flatten(1, 2)
