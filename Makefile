@@ -26,6 +26,7 @@ types: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m foveate.claims
+	$(BIN)/python -m foveate.backbones
 	$(BIN)/python -m foveate.catalog.docs
 
 check: lint types test

@@ -40,6 +40,8 @@ class Size:
             considers it unasked; None for never.
         rank: its place among those that are considered; a budget that is too
             short for all takes the first.
+        top1: percent on ImageNet-1K that the authors publish for it, trained on
+            nothing else.
     """
 
     config: dict[str, Any]
@@ -48,6 +50,7 @@ class Size:
     crop: float = 0.875
     races: tuple[int, int] | None = None
     rank: int = 9
+    top1: float | None = None
 
 
 class Backbone(nn.Module):

@@ -135,10 +135,10 @@ SIZES = {
         weights=_hub("atto"),
         races=(80, 4096),
     ),
-    "inception_next_tiny": Size({}, weights=_hub("tiny")),
-    "inception_next_small": Size(_DEEP, weights=_hub("small")),
-    "inception_next_base": Size(_BASE, weights=_hub("base"), crop=0.95),
-    "inception_next_base_384": Size(_BASE, 384, _hub("base", "sail_in1k_384"), crop=1.0),
+    "inception_next_tiny": Size({}, weights=_hub("tiny"), top1=82.3),
+    "inception_next_small": Size(_DEEP, weights=_hub("small"), top1=83.5),
+    "inception_next_base": Size(_BASE, weights=_hub("base"), crop=0.95, top1=84.0),
+    "inception_next_base_384": Size(_BASE, 384, _hub("base", "sail_in1k_384"), crop=1.0, top1=85.2),
     "inception_next_mini32": Size(
         {
             "depths": (1, 2, 2),

@@ -131,11 +131,12 @@ _DEEP = (5, 5, 22, 5)
 _TINY = {"dims": (72, 144, 288, 576), "heads": (3, 6, 12, 24)}
 
 SIZES = {
-    "transnext_micro": Size({}),
-    "transnext_tiny": Size(_TINY),
-    "transnext_small": Size(_TINY | {"depths": _DEEP}),
+    "transnext_micro": Size({}, top1=82.5),
+    "transnext_tiny": Size(_TINY, top1=84.0),
+    "transnext_small": Size(_TINY | {"depths": _DEEP}, top1=84.7),
     "transnext_base": Size(
-        {"dims": (96, 192, 384, 768), "heads": (4, 8, 16, 32), "depths": (5, 5, 23, 5)}
+        {"dims": (96, 192, 384, 768), "heads": (4, 8, 16, 32), "depths": (5, 5, 23, 5)},
+        top1=84.8,
     ),
     "transnext_mini32": Size(
         {

@@ -200,9 +200,12 @@ _NAMED = {
     "l": _config(192, _DEEP, 3),
     "xl": _config(256, _DEEP, 3),
 }
+_TOP1 = {"a": 77.03, "f": 78.58, "p": 80.23, "n": 81.64, "t": 83.21, "s": 83.91}
 
 SIZES = {
-    **{f"unireplknet_{name}": Size(config) for name, config in _NAMED.items()},
+    **{
+        f"unireplknet_{name}": Size(config, top1=_TOP1.get(name)) for name, config in _NAMED.items()
+    },
     "unireplknet_mini32": Size(
         {"kernels": ((3,), (7, 7), (5, 5)), "dims": (32, 64, 128), "patch": 1},
         side=32,

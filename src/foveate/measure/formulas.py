@@ -27,6 +27,7 @@ PER_OUTPUT = {
     "_upsample_bicubic2d_aa": 31,
     "grid_sampler_2d": 11,
     "native_dropout": 1,
+    "floor_divide": 1,
 }
 """Operations an element of the result."""
 
@@ -62,6 +63,7 @@ PER_INPUT = {
     "argmax": 1,
     "argmin": 1,
     "logsumexp": 3,
+    "log_sigmoid_forward": 3,
 }
 """Operations an element of the first argument."""
 
