@@ -109,7 +109,7 @@ def profile(asked: Asked, told: Callable[[str], None] = lambda text: None) -> di
     rows = []
     for name, model in models.items():
         told(f"placing the layers of {name}")
-        net = Program(model).eval()
+        net = Program(model, merged=True).eval()
         counted = count(net, images)
         under = waterline(net, images, roof, asked.seconds)
         rows.append({"name": name, **_counts(counted), **_places(under, net)})
@@ -227,7 +227,7 @@ def _runtimes(
     model: VisionModel, images: torch.Tensor, wanted: Sequence[str]
 ) -> Iterator[tuple[dict[str, Callable[[], Any]], dict[str, str]]]:
     """A call for each runtime that can be had, and for the others why not."""
-    net, array = Program(model).eval(), images.numpy()
+    net, array = Program(model, merged=True).eval(), images.numpy()
     ready: dict[str, Callable[[], Any]] = {}
     left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -286,7 +286,7 @@ def _ratio(first: Callable[[], Any], other: Callable[[], Any]) -> dict[str, Any]
 
 def _growth(model: VisionModel, side: int, seconds: float) -> dict[str, Any]:
     """Exponents of the time in resolution and in batch."""
-    net = Program(model).eval()
+    net = Program(model, merged=True).eval()
 
     def median(batch: int, pixels: int) -> float | None:
         try:

@@ -14,6 +14,8 @@ NAMES = [
     "riformer_mini32",
     "lsnet_mini32",
     "lsnet_t",
+    "emov2_mini32",
+    "convnext_dcls_mini32",
 ]
 
 
@@ -47,7 +49,10 @@ def test_merging_changes_no_output(name):
     assert torch.equal(model(images), after)
 
 
-@pytest.mark.parametrize("name", NAMES)
+BUILT = [name for name in NAMES if not name.startswith(("emov2", "convnext"))]
+
+
+@pytest.mark.parametrize("name", BUILT)
 def test_the_deployed_form_can_be_built_at_once(name):
     built = create_model(name, num_classes=5, deploy=True).state_dict()
     merged = merge(create_model(name, num_classes=5)).state_dict()

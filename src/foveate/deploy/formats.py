@@ -5,6 +5,7 @@ normalises them itself.
 """
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import require
+from foveate.ops.merge import is_mergeable, merge
 from foveate.vision import VisionModel
 
 OPSET = 18
@@ -24,14 +26,21 @@ CALIBRATION_IMAGES = 300
 
 
 class Program(nn.Module):
-    """The part of a VisionModel that is exported: images in [0, 1] of the right size to logits."""
+    """The part of a VisionModel that is exported: images in [0, 1] of the right size to logits.
+
+    Args:
+        model: it is not changed.
+        merged: fold what only training needed, where the backbone has such parts.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: VisionModel) -> None:
+    def __init__(self, model: VisionModel, merged: bool = False) -> None:
         super().__init__()
         self.backbone = model.backbone
+        if merged and is_mergeable(model.backbone):
+            self.backbone = merge(copy.deepcopy(model.backbone))
         self.register_buffer("mean", model.mean)
         self.register_buffer("std", model.std)
 
@@ -45,7 +54,7 @@ def write_torch(model: VisionModel, path: Path) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet():
         program = torch.export.export(
-            Program(model).eval(),
+            Program(model, merged=True).eval(),
             (torch.rand(2, 3, size, size),),
             dynamic_shapes={"images": {0: batch}},
         )
@@ -60,7 +69,7 @@ def write_onnx(model: VisionModel, path: Path) -> None:
     size = model.preprocess.size
     with _quiet():
         torch.onnx.export(
-            Program(model).eval(),
+            Program(model, merged=True).eval(),
             (torch.rand(2, 3, size, size),),
             path,
             opset_version=OPSET,

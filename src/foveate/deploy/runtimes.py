@@ -21,7 +21,7 @@ class TorchRuntime:
     """PyTorch, eager, channels_last."""
 
     def __init__(self, model: VisionModel) -> None:
-        self._program = Program(model).eval().to(memory_format=torch.channels_last)  # pyright: ignore
+        self._program = Program(model, merged=True).eval().to(memory_format=torch.channels_last)  # pyright: ignore
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:

@@ -69,11 +69,14 @@ class _Spaced(nn.Module):
             else None
         )
         self.bias = nn.Parameter(torch.zeros(dim_out)) if bias else None
+        self.register_buffer("dense", None)
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         nn.init.normal_(self.positions, std=0.5)
 
     def kernel(self) -> Tensor:
         """The dense kernel: (dim_out, dim / groups, *sides)."""
+        if self.dense is not None:
+            return self.dense
         grid = torch.arange(
             -self.limit, self.limit + 1, device=self.weight.device, dtype=self.weight.dtype
         )
@@ -87,6 +90,14 @@ class _Spaced(nn.Module):
         sides = "abc"[: self.axes]
         terms = ",".join(f"oin{side}" for side in sides)
         return torch.einsum(f"oin,{terms}->oi{sides}", self.weight, *shares)
+
+    @torch.no_grad()
+    def merge_branches(self) -> None:
+        """Keep the dense kernel, and drop what draws it."""
+        if self.dense is None:
+            self.dense = self.kernel()
+            for name in ("weight", "positions", "sigma"):
+                self.register_parameter(name, None)
 
     def forward(self, x: Tensor) -> Tensor:
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.axes - 1]

@@ -46,15 +46,26 @@ class SelfMovingPoints(nn.Module):
         self.weight = nn.Parameter(torch.empty(dim, points))
         nn.init.trunc_normal_(self.positions, std=0.2, a=-1.0, b=1.0)
         nn.init.trunc_normal_(self.weight, std=0.02)
+        self.register_buffer("dense", None)
         line = torch.linspace(-1, 1, kernel_size)
         up, right = torch.meshgrid(-line, line, indexing="ij")
         self.register_buffer("grid", torch.stack((right, up)), persistent=False)
 
     def kernel(self) -> Tensor:
         """The dense kernels: (dim, kernel_size, kernel_size)."""
+        if self.dense is not None:
+            return self.dense
         apart = (self.positions[:, :, None, None] - self.grid).abs().sum(1)
         radii = self.radii.clamp(LEAST_RADIUS, LARGEST_RADIUS)[:, None, None]
         return torch.einsum("cn,nyx->cyx", self.weight, (1 - apart / radii).relu())
+
+    @torch.no_grad()
+    def merge_branches(self) -> None:
+        """Keep the dense kernels, and drop what draws them."""
+        if self.dense is None:
+            self.dense = self.kernel()
+            for name in ("weight", "positions", "radii"):
+                self.register_parameter(name, None)
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.kernel().unsqueeze(1)
