@@ -38,6 +38,8 @@ class _Spaced(nn.Module):
     """
 
     axes: ClassVar[int]
+    sigma: nn.Parameter | None
+    dense: Tensor | None
 
     def __init__(
         self,
@@ -63,11 +65,8 @@ class _Spaced(nn.Module):
         shape = dim_out, dim // groups, kernel_count
         self.weight = nn.Parameter(torch.empty(shape))
         self.positions = nn.Parameter(torch.empty(self.axes, *shape))
-        self.sigma = (
-            nn.Parameter(torch.full((self.axes, *shape), SIGMA_AT_FIRST))
-            if interpolation == "gauss"
-            else None
-        )
+        wide = nn.Parameter(torch.full((self.axes, *shape), SIGMA_AT_FIRST))
+        self.register_parameter("sigma", wide if interpolation == "gauss" else None)
         self.bias = nn.Parameter(torch.zeros(dim_out)) if bias else None
         self.register_buffer("dense", None)
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
