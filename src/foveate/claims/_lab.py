@@ -16,7 +16,7 @@ from foveate.backbones.stm_evaluation import Mixer, at_equal
 from foveate.data import Augment, Dataset
 from foveate.data import open as open_data
 from foveate.measure import Count, Ratio, Timing, count, mean_interval, paired, side_by_side
-from foveate.train import Recipe, evaluate, train
+from foveate.train import Ingredient, Recipe, evaluate, train
 from foveate.vision import Preprocess, VisionModel
 
 Builder = Callable[[], nn.Module]
@@ -148,14 +148,26 @@ class Lab:
         }
 
     def accuracy(
-        self, build: Callable[[int], nn.Module], recipe: Recipe, seed: int, size: int
+        self,
+        build: Callable[[int], nn.Module],
+        recipe: Recipe,
+        seed: int,
+        size: int,
+        ingredients: Sequence[Ingredient] = (),
     ) -> float:
-        """Test accuracy of one training."""
+        """Test accuracy of one training, in which methods may take part."""
         labels = self.data.labels
         backbone = self.make(partial(build, len(labels)), seed)
         model = VisionModel(backbone, Preprocess(size=size), labels, {"name": "in the lab"})
         with TemporaryDirectory() as folder:
-            train(model, self.data, replace(recipe, seed=seed), Path(folder), progress=False)
+            train(
+                model,
+                self.data,
+                replace(recipe, seed=seed),
+                Path(folder),
+                ingredients=ingredients,
+                progress=False,
+            )
         return evaluate(model, self.data.splits["test"]).top1
 
     def gain(
@@ -175,11 +187,19 @@ class Lab:
             recipe: how both are trained.
             size: side of the images.
         """
+        return self.paired_gain(
+            lambda seed: self.accuracy(ours, recipe, seed, size),
+            lambda seed: self.accuracy(theirs, recipe, seed, size),
+        )
+
+    def paired_gain(
+        self, ours: Callable[[int], float], theirs: Callable[[int], float]
+    ) -> tuple[float, float, float]:
+        """The same of any two ways from a seed to an accuracy."""
         gained: list[float] = []
         while len(gained) < FEWEST or (len(gained) < MOST and self.minutes_left > 0):
             seed = self.seed + len(gained)
-            tops = [self.accuracy(build, recipe, seed, size) for build in (ours, theirs)]
-            gained.append(100 * (tops[0] - tops[1]))
+            gained.append(100 * (ours(seed) - theirs(seed)))
         figure, low, high = mean_interval(np.array(gained))
         return figure, low, high
 

@@ -50,6 +50,14 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """A tensor averaged over the processes."""
+        if self.size == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
     def agree(self, value: float) -> float:
         """The first process's value."""
         if self.size == 1:
