@@ -43,6 +43,7 @@ class MetaMobileBlock(nn.Module):
         head_dim, window: of the attention.
         stride: of the depthwise convolution.
         residual: whether the input is added, inside and outside.
+        scale: initial layer scale.
         drop_path: rate of stochastic depth.
     """
 
@@ -56,6 +57,7 @@ class MetaMobileBlock(nn.Module):
         window: int,
         stride: int,
         residual: bool,
+        scale: float,
         drop_path: float,
     ) -> None:
         super().__init__()
@@ -69,7 +71,7 @@ class MetaMobileBlock(nn.Module):
         self.local = ConvNorm(hidden, hidden, 5, stride, groups=hidden, eps=EPS)
         self.act = nn.SiLU()
         self.proj = nn.Conv2d(hidden, dim_out, 1, bias=False)
-        self.gamma = nn.Parameter(torch.full((dim_out,), 1e-6))
+        self.gamma = nn.Parameter(torch.full((dim_out,), scale))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,6 +92,8 @@ class EMOv2(Backbone):
         attend: stages whose blocks, but the first, attend.
         window: side of the attention's windows.
         patch: stride of the stem and the first stage: 4 as published, 1 for small images.
+        scale: initial layer scale, which the first block of a stage has without a
+            residual; short trainings need more than the published one.
         drop_rate, drop_path_rate: dropout before the classifier, and the
             largest rate of stochastic depth.
     """
@@ -128,6 +132,7 @@ class EMOv2(Backbone):
         attend: tuple[bool, ...] = (False, False, True, True),
         window: int = 7,
         patch: int = 4,
+        scale: float = 1e-6,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -162,6 +167,7 @@ class EMOv2(Backbone):
                         window,
                         stride,
                         residual=j > 0,
+                        scale=scale,
                         drop_path=rate,
                     )
                 )
@@ -204,6 +210,7 @@ SIZES = {
             "attend": (False, True, True),
             "window": 4,
             "patch": 1,
+            "scale": 1.0,
         },
         side=32,
         crop=1.0,
