@@ -9,6 +9,14 @@ from torch.utils.checkpoint import checkpoint
 from foveate.errors import FoveateError
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+ADAMW: dict[str, Any] = {
+    "optimizer": "adamw",
+    "learning_rate": 2e-3,
+    "weight_decay": 0.05,
+    "batch_size": 128,
+    "warmup": 0.1,
+}
+"""The recipe of most families since ConvNeXt, at a batch that a small machine holds."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from foveate.backbones.base import Backbone, Size
+from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     Block,
     ConvMlp,
@@ -20,9 +20,9 @@ from foveate.backbones.parts import (
     drop_path_rates,
     initialise,
     patch_stem,
+    require_stages,
 )
 from foveate.backbones.registry import register
-from foveate.errors import FoveateError
 
 
 def depthwise(dim: int) -> nn.Module:
@@ -46,13 +46,7 @@ class ConvNeXt(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW
     key_rules = (
         (r"^downsample_layers\.0\.", "stem."),
         (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
@@ -80,10 +74,7 @@ class ConvNeXt(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(depths) != len(dims):
-            raise FoveateError(
-                f"depths {depths} and dims {dims} have not as many stages: match them"
-            )
+        require_stages(depths=depths, dims=dims)
         if stem == "patch":
             self.stem = patch_stem(in_chans, dims[0], patch, LayerNorm2d)
         else:

@@ -9,11 +9,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from foveate.backbones.base import Backbone, Size
-from foveate.backbones.parts import DropPath, LayerNorm2d, PoolHead, Stage, drop_path_rates
+from foveate.backbones.base import ADAMW, Backbone, Size
+from foveate.backbones.parts import (
+    DropPath,
+    LayerNorm2d,
+    PoolHead,
+    Stage,
+    drop_path_rates,
+    require_stages,
+)
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.conv_norm import ConvNorm
 from foveate.ops.emov2 import SpannedAttention
 
@@ -98,13 +104,7 @@ class EMOv2(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW
     key_rules = (
         (r"^stage0\.", "stem."),
         (r"^stem\.2\.conv\.", "stem.4."),
@@ -137,11 +137,7 @@ class EMOv2(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if not len(depths) == len(dims) == len(ratios) == len(head_dims) == len(attend):
-            raise FoveateError(
-                f"depths {depths}, dims {dims}, ratios {ratios}, head_dims {head_dims} and attend "
-                f"{attend} have not as many stages: match them"
-            )
+        require_stages(depths=depths, dims=dims, ratios=ratios, head_dims=head_dims, attend=attend)
         first, second = {1: (1, 1), 4: (2, 2)}[patch]
         dim = dims[0] // 2
         self.stem = nn.Sequential(

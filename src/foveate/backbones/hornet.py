@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from foveate.backbones.base import Backbone, Size
+from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     ConvMlp,
     LayerNorm2d,
@@ -18,10 +18,10 @@ from foveate.backbones.parts import (
     drop_path_rates,
     initialise,
     patch_stem,
+    require_stages,
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.hornet import GlobalLocalFilter, RecursiveGatedConv
 
 
@@ -39,13 +39,7 @@ class HorNet(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW
     key_rules = (
         (r"^downsample_layers\.0\.", "stem."),
         (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
@@ -69,11 +63,7 @@ class HorNet(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if not len(depths) == len(dims) == len(orders) == len(filters):
-            raise FoveateError(
-                f"depths {depths}, dims {dims}, orders {orders} and filters {filters} have not as "
-                "many stages: match them"
-            )
+        require_stages(depths=depths, dims=dims, orders=orders, filters=filters)
         self.stem = patch_stem(in_chans, dims[0], patch, LayerNorm2d)
         stages = []
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from foveate.backbones.base import Backbone, Size
+from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     ConvMlp,
     LayerNorm2d,
@@ -18,10 +18,10 @@ from foveate.backbones.parts import (
     Stage,
     drop_path_rates,
     initialise,
+    require_stages,
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.iformer import InceptionMixer
 
 
@@ -41,13 +41,7 @@ class IFormer(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 1e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"learning_rate": 1e-3}
     key_rules = (
         (r"^patch_embed\.proj1\.", "stem.0."),
         (r"^patch_embed\.norm1\.", "stem.1."),
@@ -84,11 +78,7 @@ class IFormer(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if not len(dims) == len(heads) == len(attending) == len(pools) == len(scaled):
-            raise FoveateError(
-                f"dims {dims}, heads {heads}, attending {attending}, pools {pools} and scaled "
-                f"{scaled} have not as many stages: match them"
-            )
+        require_stages(dims=dims, heads=heads, attending=attending, pools=pools, scaled=scaled)
         first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
         half = dims[0] // 2
         self.stem = nn.Sequential(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from foveate.backbones.base import Backbone, Size
+from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     Block,
     ConvMlp,
@@ -16,10 +16,10 @@ from foveate.backbones.parts import (
     drop_path_rates,
     initialise,
     patch_stem,
+    require_stages,
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.inceptionnext import InceptionDepthwise
 
 
@@ -38,13 +38,7 @@ class InceptionNeXt(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW
 
     def __init__(
         self,
@@ -62,11 +56,7 @@ class InceptionNeXt(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if not len(depths) == len(dims) == len(mlp_ratios):
-            raise FoveateError(
-                f"depths {depths}, dims {dims} and mlp_ratios {mlp_ratios} have not as many "
-                "stages: match them"
-            )
+        require_stages(depths=depths, dims=dims, mlp_ratios=mlp_ratios)
         mixer = partial(InceptionDepthwise, band_kernel=band_kernel, branch_ratio=branch_ratio)
         self.stem = patch_stem(in_chans, dims[0], patch, nn.BatchNorm2d)
         stages = []

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.backbones.base import Backbone, Size
+from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     ConvMlp,
     DropPath,
@@ -17,10 +17,10 @@ from foveate.backbones.parts import (
     Stage,
     drop_path_rates,
     initialise,
+    require_stages,
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.l2vit import LinearAttention, LocalConcentration, WindowAttention
 
 EPS = 1e-5
@@ -99,13 +99,7 @@ class L2ViT(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 1e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"learning_rate": 1e-3}
     key_rules = (
         (r"^downsample_layers\.0\.proj\.proj\.", "stem."),
         (r"^downsample_layers\.0\.norm\.", "stem.5."),
@@ -134,11 +128,7 @@ class L2ViT(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if not len(depths) == len(dims) == len(heads):
-            raise FoveateError(
-                f"depths {depths}, dims {dims} and heads {heads} have not as many stages: match "
-                "them"
-            )
+        require_stages(depths=depths, dims=dims, heads=heads)
         first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
         half = dims[0] // 2
         self.stem = nn.Sequential(

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.backbones.base import Backbone, Size
-from foveate.backbones.parts import DropPath, Stage, drop_path_rates
+from foveate.backbones.base import ADAMW, Backbone, Size
+from foveate.backbones.parts import DropPath, Stage, drop_path_rates, require_stages
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.conv_norm import ConvNorm
 from foveate.ops.lsnet import LsConv
 from foveate.ops.merge import merge
@@ -148,13 +147,7 @@ class LSNet(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.025,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"weight_decay": 0.025}
     key_rules = (
         (r"^patch_embed\.", "stem."),
         *((rf"^blocks{i + 1}\.([01])\.", rf"stages.{i}.downsample.\1.") for i in range(1, 4)),
@@ -194,10 +187,7 @@ class LSNet(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(depths) != len(dims):
-            raise FoveateError(
-                f"depths {depths} and dims {dims} have not as many stages: match them"
-            )
+        require_stages(depths=depths, dims=dims)
         strides = {8: (2, 2, 2), 1: (1, 1, 1)}[patch]
         widths = (in_chans, dims[0] // 4, dims[0] // 2, dims[0])
         stem: list[nn.Module] = []

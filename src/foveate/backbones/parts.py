@@ -1,11 +1,13 @@
 """Parts that families share: norm, drop path, channel mixer, block, stage, head."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate.errors import FoveateError
 from foveate.ops.conv_norm import ConvNorm
 
 
@@ -246,6 +248,13 @@ class PoolHead(nn.Module):
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.drop(x.mean((2, 3)))
         return x if pre_logits else self.fc(x)
+
+
+def require_stages(**settings: tuple[Any, ...]) -> None:
+    """Raises: FoveateError that names the settings, if they are not of as many stages."""
+    if len({len(values) for values in settings.values()}) > 1:
+        listed = ", ".join(f"{name} {values}" for name, values in settings.items())
+        raise FoveateError(f"{listed} have not as many stages: match them")
 
 
 def drop_path_rates(most: float, depths: tuple[int, ...]) -> list[list[float]]:

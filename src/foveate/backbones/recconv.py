@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from foveate.backbones.base import Backbone, Size
-from foveate.backbones.parts import Block, ConvNormMlp, Stage, drop_path_rates
+from foveate.backbones.base import ADAMW, Backbone, Size
+from foveate.backbones.parts import Block, ConvNormMlp, Stage, drop_path_rates, require_stages
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.conv_norm import ConvNorm
 from foveate.ops.merge import merge
 from foveate.ops.recconv import RecConv
@@ -86,13 +85,7 @@ class RecNeXt(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.025,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"weight_decay": 0.025}
     key_rules = (
         (r"^stem\.stem\.", "stem."),
         (r"\.channel_mixer\.0\.", ".mlp.fc1."),
@@ -120,11 +113,7 @@ class RecNeXt(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if not len(depths) == len(dims) == len(levels):
-            raise FoveateError(
-                f"depths {depths}, dims {dims} and levels {levels} have not as many stages: match "
-                "them"
-            )
+        require_stages(depths=depths, dims=dims, levels=levels)
         first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
         self.stem = nn.Sequential(
             ConvNorm(in_chans, dims[0] // 2, 3, first),

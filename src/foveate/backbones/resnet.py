@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from foveate.backbones.base import Backbone, Size
-from foveate.backbones.parts import DropPath, PoolHead, Stage, drop_path_rates
+from foveate.backbones.parts import DropPath, PoolHead, Stage, drop_path_rates, require_stages
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 
 SpatialOperator = Callable[[int, int, int], nn.Module]
 """Builds what stands for a 3x3 convolution from channels in, channels out and stride."""
@@ -165,10 +164,7 @@ class ResNet(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(depths) != len(dims):
-            raise FoveateError(
-                f"depths {depths} and dims {dims} have not as many stages: match them"
-            )
+        require_stages(depths=depths, dims=dims)
         kind = {"basic": BasicBlock, "bottleneck": Bottleneck}[block]
         self.stem = self._stem(in_chans, dims[0], stem)
         patch = 4 if stem == "photo" else 1

@@ -8,11 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from foveate.backbones.base import Backbone, Size
-from foveate.backbones.parts import ConvMlp, MetaBlock, Stage, drop_path_rates, initialise
+from foveate.backbones.base import ADAMW, Backbone, Size
+from foveate.backbones.parts import (
+    ConvMlp,
+    MetaBlock,
+    Stage,
+    drop_path_rates,
+    initialise,
+    require_stages,
+)
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.merge import merge
 
 
@@ -92,13 +98,7 @@ class RIFormer(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW
     key_rules = (
         (r"^patch_embed\.proj\.", "stem.0."),
         (r"^patch_embed\.$", "stem."),
@@ -127,10 +127,7 @@ class RIFormer(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(depths) != len(dims):
-            raise FoveateError(
-                f"depths {depths} and dims {dims} have not as many stages: match them"
-            )
+        require_stages(depths=depths, dims=dims)
         kernel = {1: 3, 2: 5, 4: 7}[patch]
         pad = 2 if patch == 4 else kernel // 2
         self.stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], kernel, stride=patch, padding=pad))

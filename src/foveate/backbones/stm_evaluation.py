@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from foveate.backbones.base import Backbone
+from foveate.backbones.base import ADAMW, Backbone
 from foveate.backbones.parts import (
     Block,
     ConvMlp,
@@ -42,13 +42,7 @@ class Skeleton(Backbone):
         drop_path_rate: the largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW
 
     def __init__(
         self,

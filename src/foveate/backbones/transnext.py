@@ -8,11 +8,17 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from foveate.backbones.base import Backbone, Size
-from foveate.backbones.parts import LayerNorm2d, MetaBlock, PoolHead, Stage, drop_path_rates
+from foveate.backbones.base import ADAMW, Backbone, Size
+from foveate.backbones.parts import (
+    LayerNorm2d,
+    MetaBlock,
+    PoolHead,
+    Stage,
+    drop_path_rates,
+    require_stages,
+)
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.transnext import AggregatedAttention, ConvGlu, CosineAttention
 
 NORM_EPS = 1e-5  # of the norms inside patch embeddings; the blocks' have 1e-6
@@ -34,13 +40,7 @@ class TransNeXt(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 1e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"learning_rate": 1e-3}
     key_rules = (
         (r"^patch_embed1\.proj\.", "stem.0."),
         (r"^patch_embed1\.norm\.", "stem.1."),
@@ -69,11 +69,7 @@ class TransNeXt(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if not len(depths) == len(dims) == len(heads) == len(mlp_ratios) == len(ratios):
-            raise FoveateError(
-                f"depths {depths}, dims {dims}, heads {heads}, mlp_ratios {mlp_ratios} and ratios "
-                f"{ratios} have not as many stages: match them"
-            )
+        require_stages(depths=depths, dims=dims, heads=heads, mlp_ratios=mlp_ratios, ratios=ratios)
         kernel = max(2 * patch - 1, 3)
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, dims[0], kernel, stride=patch, padding=kernel // 2),

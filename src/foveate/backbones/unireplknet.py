@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from foveate.backbones.base import Backbone, Size
+from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     DropPath,
     GlobalResponseNorm,
@@ -18,10 +18,10 @@ from foveate.backbones.parts import (
     Stage,
     drop_path_rates,
     initialise,
+    require_stages,
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.merge import fuse_conv_bn_eval, merge
 from foveate.ops.se import SqueezeExcite
 from foveate.ops.unireplknet import DilatedReparam
@@ -115,13 +115,7 @@ class UniRepLKNet(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW
     key_rules = (
         (r"^downsample_layers\.0\.", "stem."),
         (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
@@ -150,10 +144,7 @@ class UniRepLKNet(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(kernels) != len(dims):
-            raise FoveateError(
-                f"kernels {kernels} and dims {dims} have not as many stages: match them"
-            )
+        require_stages(kernels=kernels, dims=dims)
         half = dims[0] // 2
         first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
         self.stem = nn.Sequential(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.backbones.base import Backbone, Size
+from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     LayerNorm2d,
     MetaBlock,
@@ -66,13 +66,7 @@ class ViG(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "learning_rate": 1e-3,
-        "weight_decay": 0.05,
-        "batch_size": 128,
-        "warmup": 0.1,
-    }
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"learning_rate": 1e-3}
     key_rules = (
         (r"^patch_embed\.proj\.", "stem."),
         (r"^pos_embed$", "stem.5.embedding"),

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from foveate.backbones.base import Backbone, Size
-from foveate.backbones.parts import PoolHead, Stage
+from foveate.backbones.parts import PoolHead, Stage, require_stages
 from foveate.backbones.registry import register
 from foveate.catalog import implements
-from foveate.errors import FoveateError
 from foveate.ops.vovnet import OneShotAggregation
 
 
@@ -72,11 +71,7 @@ class VoVNet(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if not len(depths) == len(inner) == len(dims):
-            raise FoveateError(
-                f"depths {depths}, inner {inner} and dims {dims} have not as many stages: match "
-                "them"
-            )
+        require_stages(depths=depths, inner=inner, dims=dims)
         first, last = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
         self.stem = nn.Sequential(
             *_unit(in_chans, stem[0], first),
