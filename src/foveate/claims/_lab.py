@@ -203,6 +203,36 @@ class Lab:
         figure, low, high = mean_interval(np.array(gained))
         return figure, low, high
 
+    def fit(
+        self,
+        net: nn.Module,
+        batch: Callable[[int], tuple[Tensor, Tensor]],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        steps: int,
+        learning_rate: float = 3e-3,
+    ) -> nn.Module:
+        """Train a module on a made-up task, for claims that no images of ours can judge.
+
+        Args:
+            net: trained in place by AdamW, its learning rate falling linearly to 0.
+            batch: inputs and targets of a step.
+            loss: of outputs and targets.
+            steps: how many there are.
+            learning_rate: at the beginning.
+
+        Returns: the same module, ready to be used.
+        """
+        optimizer = torch.optim.AdamW(net.parameters(), learning_rate)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+        net.train()
+        for step in range(steps):
+            x, y = batch(step)
+            optimizer.zero_grad(set_to_none=True)
+            loss(net(x.to(self.device)), y.to(self.device)).backward()
+            optimizer.step()
+            schedule.step()
+        return net.eval()
+
     def in_skeleton(
         self, mixer: Mixer, params: int = 60_000, size: int = 8
     ) -> Callable[[int], nn.Module]:
