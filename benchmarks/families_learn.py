@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from foveate.backbones import family_recipe, sizes
+from foveate.backbones import family_recipe, smallest_sizes
 from foveate.data import Augment
 from foveate.data import open as open_data
 from foveate.measure import machine
@@ -41,7 +41,7 @@ def main() -> None:
         "chance": math.log(len(data.labels)),
         "families": {},
     }
-    for name in smallest():
+    for name in smallest_sizes():
         torch.manual_seed(0)
         model = VisionModel.create(name, data.labels, 32)
         recipe = Recipe(
@@ -61,14 +61,6 @@ def main() -> None:
         }
         print(f"{name:<24} {result.top1:.1%}  loss {result.loss:.2f}", flush=True)
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-def smallest() -> list[str]:
-    """The size of each family that is made for the smallest images."""
-    best: dict[type, tuple[int, str]] = {}
-    for name, (family, size) in sizes().items():
-        best[family] = min(best.get(family, (10**9, "")), (size.side, name))
-    return sorted(name for _, name in best.values())
 
 
 if __name__ == "__main__":

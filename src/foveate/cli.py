@@ -405,6 +405,7 @@ def reproduce(
 ) -> None:
     """Measure what papers claim, and say whether it holds here."""
     from foveate import claims
+    from foveate.report.html import write_page
 
     if every == bool(slugs):
         raise FoveateError(
@@ -425,7 +426,7 @@ def reproduce(
         again=again,
         told=lambda row: console.print(_verdict(row)),
     )
-    page = claims.write_page(claims.read_results(out), out.with_suffix(".md"))
+    page = write_page(claims.claims_page(claims.read_results(out)), out.with_suffix(".md"))
     console.print(f"[dim]{out}, {page}[/dim]")
     if as_json:
         _print_json(rows)

@@ -8,7 +8,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import foveate
-from foveate.backbones.stm_evaluation import Mixer, Skeleton, at_equal
+from foveate.backbones.stm_evaluation import Mixer, Skeleton, at_equal, depthwise
 from foveate.catalog.evidence import evidence
 from foveate.data import Augment, Dataset
 from foveate.data import open as open_data
@@ -69,13 +69,14 @@ class Asked:
                 raise FoveateError(f"--{name} is {value}: give more than 0")
 
 
+@cache
 def mixers() -> dict[str, Mixer]:
     """Every token mixer by name: plain ones, and each operator of a paper that keeps the shape of
     its input and needs no more than its channels."""
     plain: dict[str, Mixer] = {
         "identity": lambda dim: nn.Identity(),
-        "depthwise3": partial(_depthwise, 3),
-        "depthwise7": partial(_depthwise, 7),
+        "depthwise3": partial(depthwise, 3),
+        "depthwise7": partial(depthwise, 7),
     }
     return plain | _operators()
 
@@ -163,10 +164,6 @@ def _mixing(file: str, name: str) -> type[nn.Module] | None:
         return cls if cls(REFERENCE_WIDTH).eval()(x).shape == x.shape else None
 
 
-def _depthwise(kernel: int, dim: int) -> nn.Module:
-    return nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-
-
 def _size_for(data: Dataset) -> int:
     side = min(data.summary()["sizes"]["median"])
     return next((usual for usual in SIZES if usual >= side), SIZES[-1])
@@ -174,7 +171,7 @@ def _size_for(data: Dataset) -> int:
 
 def _usual_budget(equal: str, size: int, classes: int) -> int:
     dims = (REFERENCE_WIDTH, 2 * REFERENCE_WIDTH, 4 * REFERENCE_WIDTH)
-    net = Skeleton(partial(_depthwise, 3), classes, dims=dims)
+    net = Skeleton(partial(depthwise, 3), classes, dims=dims)
     counted = count(net, torch.zeros(1, 3, size, size))
     return counted.params if equal == "params" else counted.macs
 

@@ -5,6 +5,7 @@ the machine's roof, and fits how the cost grows. `report.profile` makes a page o
 what it returns.
 """
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,7 +30,6 @@ from foveate.measure import (
     Count,
     Waterline,
     ceilings,
-    count,
     count_each,
     exponent,
     machine,
@@ -110,9 +110,8 @@ def profile(asked: Asked, told: Callable[[str], None] = lambda text: None) -> di
     for name, model in models.items():
         told(f"placing the layers of {name}")
         net = Program(model, merged=True).eval()
-        counted = count(net, images)
         under = waterline(net, images, roof, asked.seconds)
-        rows.append({"name": name, **_counts(counted), **_places(under, net)})
+        rows.append({"name": name, **_counts(under.counted), **_places(under, net)})
     with ExitStack() as stack:
         calls, left_out = {}, {}
         for name, model in models.items():
@@ -251,8 +250,6 @@ def _runtimes(
 
 
 def _torch_call(net: nn.Module, images: torch.Tensor, name: str) -> Callable[[], Any]:
-    import copy
-
     net = copy.deepcopy(net)
     if name == "channels_last":
         net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

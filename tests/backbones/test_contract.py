@@ -10,17 +10,13 @@ from foveate.backbones import (
     layer_groups,
     list_models,
     sizes,
+    smallest_sizes,
     suggest_models,
 )
 from foveate.errors import FoveateError
 
-SMALLEST = {
-    family: min((size.side, name) for name, (own, size) in sizes().items() if own is family)[1]
-    for family, _ in sizes().values()
-}
 
-
-@pytest.fixture(params=sorted({*SMALLEST.values(), "sprint_photo_m"}))
+@pytest.fixture(params=sorted({*smallest_sizes(), "sprint_photo_m"}))
 def model(request):
     torch.manual_seed(0)
     return create_model(request.param, num_classes=4).eval()

@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from foveate.backbones import sizes
+from foveate.backbones import sizes, smallest_sizes
 from foveate.deploy.formats import Program, to_openvino, write_onnx
 from foveate.deploy.runtimes import OnnxRuntime, OpenVinoRuntime
 from foveate.vision import VisionModel
@@ -14,15 +14,8 @@ from foveate.vision import VisionModel
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
-NAMES = sorted(
-    {
-        min((s.side, n) for n, (own, s) in sizes().items() if own is f)[1]
-        for f, _ in sizes().values()
-    }
-)
 
-
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=smallest_sizes())
 def model(request) -> VisionModel:
     torch.manual_seed(0)
     labels = [str(i) for i in range(5)]

@@ -8,6 +8,7 @@ from foveate.backbones.registry import (
     register,
     require_name,
     sizes,
+    smallest_sizes,
     suggest_models,
 )
 from foveate.backbones.views import explanation, layer_groups, no_weight_decay
@@ -29,5 +30,6 @@ __all__ = [
     "register",
     "require_name",
     "sizes",
+    "smallest_sizes",
     "suggest_models",
 ]

@@ -19,6 +19,7 @@ from foveate.backbones.parts import (
     drop_path_rates,
     initialise,
     require_stages,
+    stem_strides,
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
@@ -79,7 +80,7 @@ class IFormer(Backbone):
     ) -> None:
         super().__init__()
         require_stages(dims=dims, heads=heads, attending=attending, pools=pools, scaled=scaled)
-        first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
+        first, second = stem_strides(patch)
         half = dims[0] // 2
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, half, 3, stride=first, padding=1),

@@ -18,6 +18,7 @@ from foveate.backbones.parts import (
     drop_path_rates,
     initialise,
     require_stages,
+    stem_strides,
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
@@ -129,7 +130,7 @@ class L2ViT(Backbone):
     ) -> None:
         super().__init__()
         require_stages(depths=depths, dims=dims, heads=heads)
-        first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
+        first, second = stem_strides(patch)
         half = dims[0] // 2
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, half, 3, stride=first, padding=1),

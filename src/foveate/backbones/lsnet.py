@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.backbones.base import ADAMW, Backbone, Size
-from foveate.backbones.parts import DropPath, Stage, drop_path_rates, require_stages
+from foveate.backbones.parts import DropPath, NormHead, Stage, drop_path_rates, require_stages
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.conv_norm import ConvNorm
@@ -118,20 +118,6 @@ class LsBlock(nn.Module):
         return y + self.drop_path(self.pw2(self.act(self.pw1(y))))
 
 
-class NormedHead(nn.Module):
-    """Average pool, batch norm, dropout, linear. Shapes: (B, dim, H, W) to (B, num_classes)."""
-
-    def __init__(self, dim: int, num_classes: int, drop: float) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(dim)
-        self.drop = nn.Dropout(drop)
-        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.drop(self.norm(x.mean((2, 3))))
-        return x if pre_logits else self.fc(x)
-
-
 @implements("lsnet")
 class LSNet(Backbone):
     """Stages in which static kernels, and dynamic ones or attention, take turns.
@@ -214,7 +200,7 @@ class LSNet(Backbone):
                 blocks.append(LsBlock(dims[i], mixer, j % 2 == 0, rate))
             stages.append(Stage(down, blocks))
         self.stages = nn.Sequential(*stages)
-        self.head = NormedHead(dims[-1], num_classes, drop_rate)
+        self.head = NormHead(dims[-1], num_classes, drop_rate, nn.BatchNorm1d(dims[-1]))
         if isinstance(self.head.fc, nn.Linear):
             nn.init.trunc_normal_(self.head.fc.weight, std=0.02)
             nn.init.zeros_(self.head.fc.bias)

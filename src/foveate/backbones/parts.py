@@ -224,11 +224,18 @@ class PositionEmbedding(nn.Module):
 
 
 class NormHead(nn.Module):
-    """Average pool, layer norm, dropout, linear. Shapes: (B, dim, H, W) to (B, num_classes)."""
+    """Average pool, norm, dropout, linear. Shapes: (B, dim, H, W) to (B, num_classes).
 
-    def __init__(self, dim: int, num_classes: int, drop: float = 0.0) -> None:
+    Args:
+        dim, num_classes, drop: width, outputs, rate of dropout.
+        norm: of vectors; by default a layer norm.
+    """
+
+    def __init__(
+        self, dim: int, num_classes: int, drop: float = 0.0, norm: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = norm or nn.LayerNorm(dim, eps=1e-6)
         self.drop = nn.Dropout(drop)
         self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
 
@@ -271,6 +278,16 @@ def initialise(module: nn.Module) -> None:
             nn.init.trunc_normal_(part.weight, std=0.02)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def stem_strides(patch: int) -> tuple[int, int]:
+    """Strides of a stem's two convolutions that together make `patch`.
+
+    Raises: FoveateError unless it is 1, 2 or 4.
+    """
+    if patch not in (1, 2, 4):
+        raise FoveateError(f"patch is {patch}: give 1, 2 or 4")
+    return min(patch, 2), max(patch // 2, 1)
 
 
 def patch_stem(

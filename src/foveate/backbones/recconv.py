@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from foveate.backbones.base import ADAMW, Backbone, Size
-from foveate.backbones.parts import Block, ConvNormMlp, Stage, drop_path_rates, require_stages
+from foveate.backbones.parts import (
+    Block,
+    ConvNormMlp,
+    Stage,
+    drop_path_rates,
+    require_stages,
+    stem_strides,
+)
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.conv_norm import ConvNorm
@@ -114,7 +121,7 @@ class RecNeXt(Backbone):
     ) -> None:
         super().__init__()
         require_stages(depths=depths, dims=dims, levels=levels)
-        first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
+        first, second = stem_strides(patch)
         self.stem = nn.Sequential(
             ConvNorm(in_chans, dims[0] // 2, 3, first),
             nn.GELU(),

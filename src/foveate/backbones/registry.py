@@ -36,6 +36,15 @@ def sizes() -> dict[str, tuple[type[Backbone], Size]]:
     return _sizes
 
 
+def smallest_sizes() -> list[str]:
+    """Of each native family, the size for the smallest images."""
+    best: dict[type[Backbone], tuple[int, str]] = {}
+    for name, (family, size) in sizes().items():
+        found = size.side, name
+        best[family] = min(best.get(family, found), found)
+    return sorted(name for _, name in best.values())
+
+
 def list_models(pattern: str | None = None) -> list[str]:
     """Names that `create_model` takes: ours, and with a pattern that begins with `timm/` timm's."""
     if pattern and pattern.startswith("timm/"):

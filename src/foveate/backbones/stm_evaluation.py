@@ -29,6 +29,11 @@ Mixer = Callable[[int], nn.Module]
 """Builds a token mixer for so many channels: (B, dim, H, W) to the same."""
 
 
+def depthwise(kernel: int, dim: int) -> nn.Module:
+    """The plainest token mixer that learns: a depthwise convolution."""
+    return nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+
+
 @implements("stm_evaluation")
 class Skeleton(Backbone):
     """Stages of blocks that mix tokens in any way and channels in one way.

@@ -19,6 +19,7 @@ from foveate.backbones.parts import (
     drop_path_rates,
     initialise,
     require_stages,
+    stem_strides,
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
@@ -146,7 +147,7 @@ class UniRepLKNet(Backbone):
         super().__init__()
         require_stages(kernels=kernels, dims=dims)
         half = dims[0] // 2
-        first, second = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
+        first, second = stem_strides(patch)
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, half, 3, stride=first, padding=1),
             LayerNorm2d(half),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from foveate.backbones.base import Backbone, Size
-from foveate.backbones.parts import PoolHead, Stage, require_stages
+from foveate.backbones.parts import PoolHead, Stage, require_stages, stem_strides
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.vovnet import OneShotAggregation
@@ -72,7 +72,7 @@ class VoVNet(Backbone):
     ) -> None:
         super().__init__()
         require_stages(depths=depths, inner=inner, dims=dims)
-        first, last = {1: (1, 1), 2: (2, 1), 4: (2, 2)}[patch]
+        first, last = stem_strides(patch)
         self.stem = nn.Sequential(
             *_unit(in_chans, stem[0], first),
             *_unit(stem[0], stem[1], 1),

@@ -5,7 +5,7 @@ One file per paper, named by its slug. Each has one function that bears
 """
 
 from foveate.claims._lab import Lab
-from foveate.claims._page import claims_page, figure, write_page
+from foveate.claims._page import claims_page, figure
 from foveate.claims._reproduce import Asked, read_results, reproduce
 from foveate.claims._verdicts import Claim, Finding, claim, find_claim, slugs
 
@@ -21,5 +21,4 @@ __all__ = [
     "read_results",
     "reproduce",
     "slugs",
-    "write_page",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foveate.backbones import create_model
 from foveate.backbones.stm_evaluation import Mixer, at_equal
 from foveate.data import Augment, Dataset
 from foveate.data import open as open_data
@@ -232,6 +233,10 @@ class Lab:
             optimizer.step()
             schedule.step()
         return net.eval()
+
+    def named(self, name: str) -> Callable[[int], nn.Module]:
+        """A builder of an architecture by name."""
+        return lambda classes: create_model(name, num_classes=classes)
 
     def in_skeleton(
         self, mixer: Mixer, params: int = 60_000, size: int = 8

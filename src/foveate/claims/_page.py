@@ -1,6 +1,5 @@
 """What the claims found, as a page: the paper's figure beside ours."""
 
-from pathlib import Path
 from typing import Any
 
 from foveate.catalog import paper
@@ -28,12 +27,6 @@ def claims_page(rows: list[dict[str, Any]]) -> str:
     parts += [_line(row) for row in ordered]
     parts += [_section(row) for row in ordered]
     return "\n".join(parts)
-
-
-def write_page(rows: list[dict[str, Any]], path: Path) -> Path:
-    """Write the page of some results."""
-    path.write_text(claims_page(rows), encoding="utf-8")
-    return path
 
 
 def figure(row: dict[str, Any]) -> str:

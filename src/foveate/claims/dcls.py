@@ -2,17 +2,11 @@
 
 from functools import partial
 
-from torch import nn
-
+from foveate.backbones.convnext import depthwise
 from foveate.claims import Finding, Lab, claim
 from foveate.ops.dcls import DepthwiseDcls
 
 WIDTH, SIDE = 96, 56
-
-
-def depthwise7(dim: int) -> nn.Module:
-    """ConvNeXt's token mixer."""
-    return nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
 
 
 @claim(
@@ -25,11 +19,11 @@ def spacings_are_more_accurate(lab: Lab) -> Finding:
     spaced = partial(DepthwiseDcls, kernel_count=16, dilated_kernel_size=11)
     x = lab.noise(1, WIDTH, SIDE, SIDE)
     ratio = lab.speed(
-        lab.make(lambda: DepthwiseDcls(WIDTH)), lab.make(lambda: depthwise7(WIDTH)), x, share=0.1
+        lab.make(lambda: DepthwiseDcls(WIDTH)), lab.make(lambda: depthwise(WIDTH)), x, share=0.1
     )
     return Finding.above(
         0.0,
-        lab.gain(lab.in_skeleton(spaced), lab.in_skeleton(depthwise7), lab.recipe(epochs=5.0), 8),
+        lab.gain(lab.in_skeleton(spaced), lab.in_skeleton(depthwise), lab.recipe(epochs=5.0), 8),
         unit=" points",
         details={"time_over_a_7x7": [ratio.median, ratio.low, ratio.high]},
         note=f"60 k parameters, {lab.source} at 8 pixels, 5 epochs; 16 weights in 11x11. The time "

@@ -2,17 +2,11 @@
 
 from functools import partial
 
-from torch import nn
-
+from foveate.backbones.convnext import depthwise
 from foveate.claims import Finding, Lab, claim
 from foveate.ops.hornet import RecursiveGatedConv
 
 WIDTH, SIDE = 64, 14
-
-
-def depthwise7(dim: int) -> nn.Module:
-    """ConvNeXt's token mixer."""
-    return nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
 
 
 @claim(
@@ -24,7 +18,7 @@ def depthwise7(dim: int) -> nn.Module:
 )
 def gating_is_more_accurate(lab: Lab) -> Finding:
     gated = lab.in_skeleton(partial(RecursiveGatedConv, order=3))
-    plain = lab.in_skeleton(depthwise7)
+    plain = lab.in_skeleton(depthwise)
     x = lab.noise(1, WIDTH, SIDE, SIDE)
     orders = {str(n): lab.count(RecursiveGatedConv(WIDTH, n), x).macs for n in range(1, 6)}
     return Finding.above(

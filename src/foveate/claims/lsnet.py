@@ -2,15 +2,9 @@
 
 from functools import partial
 
-from torch import nn
-
+from foveate.backbones.convnext import depthwise
 from foveate.claims import Finding, Lab, claim
 from foveate.ops.lsnet import LsConv
-
-
-def depthwise7(dim: int) -> nn.Module:
-    """A static kernel as large as the one that perceives."""
-    return nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
 
 
 @claim(
@@ -23,7 +17,7 @@ def focusing_is_more_accurate(lab: Lab) -> Finding:
     ours = lab.in_skeleton(partial(LsConv, group_dim=4))
     return Finding.above(
         0.0,
-        lab.gain(ours, lab.in_skeleton(depthwise7), lab.recipe(epochs=5.0), 8),
+        lab.gain(ours, lab.in_skeleton(depthwise), lab.recipe(epochs=5.0), 8),
         unit=" points",
         note=f"60 k parameters, {lab.source} at 8 pixels, 5 epochs; groups of 4 channels.",
     )

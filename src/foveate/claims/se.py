@@ -1,10 +1,5 @@
 """Squeeze and excitation makes a residual net more accurate for little more work."""
 
-from functools import partial
-
-from torch import nn
-
-from foveate.backbones import create_model
 from foveate.claims import Finding, Lab, claim
 
 
@@ -15,7 +10,7 @@ from foveate.claims import Finding, Lab, claim
     minutes=3.0,
 )
 def attention_is_more_accurate(lab: Lab) -> Finding:
-    ours, plain = (partial(_build, name) for name in ("seresnet_mini32", "resnet_mini32"))
+    ours, plain = map(lab.named, ("seresnet_mini32", "resnet_mini32"))
     added = sum(p.numel() for p in ours(10).parameters()) - sum(
         p.numel() for p in plain(10).parameters()
     )
@@ -26,7 +21,3 @@ def attention_is_more_accurate(lab: Lab) -> Finding:
         details={"parameters_added": added},
         note=f"{lab.source} at 8 pixels, 4 epochs; the same seeds for both.",
     )
-
-
-def _build(name: str, classes: int) -> nn.Module:
-    return create_model(name, num_classes=classes)

@@ -3,7 +3,6 @@
 import numpy as np
 from scipy.stats import chi2
 
-from foveate.backbones import create_model
 from foveate.claims import Finding, Lab, claim
 
 TRAININGS = 24
@@ -21,9 +20,7 @@ def the_seed_matters(lab: Lab) -> Finding:
     tops: list[float] = []
     while len(tops) < 8 or (len(tops) < TRAININGS and lab.minutes_left > 0):
         seed = lab.seed + len(tops)
-        tops.append(
-            lab.accuracy(lambda n: create_model("sprint_s", num_classes=n), recipe, seed, 8)
-        )
+        tops.append(lab.accuracy(lab.named("sprint_s"), recipe, seed, 8))
     points = 100 * np.array(tops)
     deviation, freedom = float(points.std(ddof=1)), len(points) - 1
     reach = 1.96 * 2**0.5  # of the difference of two, in one case of twenty

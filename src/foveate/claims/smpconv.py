@@ -2,15 +2,9 @@
 
 from functools import partial
 
-from torch import nn
-
+from foveate.backbones.convnext import depthwise
 from foveate.claims import Finding, Lab, claim
 from foveate.ops.smpconv import SelfMovingPoints
-
-
-def depthwise7(dim: int) -> nn.Module:
-    """A dense kernel."""
-    return nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
 
 
 @claim(
@@ -23,7 +17,7 @@ def points_are_more_accurate(lab: Lab) -> Finding:
     points = partial(SelfMovingPoints, kernel_size=15, points=16)
     return Finding.above(
         0.0,
-        lab.gain(lab.in_skeleton(points), lab.in_skeleton(depthwise7), lab.recipe(epochs=5.0), 8),
+        lab.gain(lab.in_skeleton(points), lab.in_skeleton(depthwise), lab.recipe(epochs=5.0), 8),
         unit=" points",
         note=f"60 k parameters, {lab.source} at 8 pixels, 5 epochs; 16 points in 15x15.",
     )

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from foveate.backbones.stm_evaluation import Mixer, Skeleton, at_equal
+from foveate.backbones.stm_evaluation import Mixer, Skeleton, at_equal, depthwise
 from foveate.claims import Finding, Lab, claim
 from foveate.measure import bootstrap
 from foveate.ops.inceptionnext import InceptionDepthwise
@@ -13,11 +13,6 @@ from foveate.ops.pflayer import MaxPoolMixer
 
 PARAMS, SIDE, EPOCHS = 60_000, 8, 5.0
 DEPTHS = (1, 1, 1)
-
-
-def depthwise(kernel: int, dim: int) -> nn.Module:
-    """A depthwise convolution."""
-    return nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
 
 
 MIXERS: dict[str, Mixer] = {

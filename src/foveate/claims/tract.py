@@ -2,16 +2,8 @@
 
 from functools import partial
 
-from torch import nn
-
-from foveate.backbones import create_model
 from foveate.claims import Finding, Lab, claim
 from foveate.train.tract import TrAct
-
-
-def build(classes: int) -> nn.Module:
-    """A small net of plain convolutions."""
-    return create_model("sprint_s", num_classes=classes)
 
 
 @claim(
@@ -22,7 +14,7 @@ def build(classes: int) -> nn.Module:
 )
 def tract_is_faster(lab: Lab) -> Finding:
     recipe = lab.recipe(epochs=2.0)
-    run = partial(lab.accuracy, build, recipe, size=8)
+    run = partial(lab.accuracy, lab.named("sprint_s"), recipe, size=8)
     return Finding.above(
         0.0,
         lab.paired_gain(

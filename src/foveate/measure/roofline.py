@@ -126,12 +126,14 @@ class Waterline:
         seconds: that the network took.
         ideal: seconds were every operation done at the peak.
         attainable: seconds were every layer a perfect kernel by itself: the waterline.
+        counted: what the network does in that time.
     """
 
     layers: tuple[Placed, ...]
     seconds: float
     ideal: float
     attainable: float
+    counted: Count
 
     @property
     def efficiency(self) -> float:
@@ -169,6 +171,7 @@ def waterline(
         sum(taken.values()),
         counted.flops / roof.flops,
         sum(layer.least for layer in placed),
+        counted,
     )
 
 

@@ -92,7 +92,7 @@ def document(title: str, *body: Child) -> Html:
     return Html("<!doctype html>\n" + tag("html", head, tag("body", body), lang="en") + "\n")
 
 
-def write_page(text: Html, path: Path) -> Path:
+def write_page(text: str, path: Path) -> Path:
     """Write a page so that it is whole at every instant.
 
     Raises: FoveateError if it cannot be written.
