@@ -78,12 +78,22 @@ def test_layers_name_every_parameter_once_from_stem_to_head(model):
     assert groups[-1][0].startswith("head.")
 
 
-def test_explanation_names_the_last_map(model):
+def test_explanation_names_the_last_map_in_which_places_count(model):
     seen = []
-    module = model.get_submodule(explanation(model).module)
-    module.register_forward_hook(lambda m, i, output: seen.append(output))
+    lies = explanation(model)
+
+    def keep(module, inputs, output):
+        output.retain_grad()
+        seen.append(output)
+
+    model.get_submodule(lies.module).register_forward_hook(keep)
     features = model.forward_features(torch.randn(1, 3, 64, 64))
-    assert torch.equal(seen[0], features)
+    if lies.layout == "BCHW":
+        assert torch.equal(seen[0], features)
+    else:
+        assert (lies.layout, seen[0].shape) == ("BCN", features.shape)
+    model.forward_head(features).sum().backward()
+    assert (seen[0].grad[:, :, lies.prefix_tokens :].abs().amax(1) > 0).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])

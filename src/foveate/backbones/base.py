@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from foveate.backbones.parts import ClassTokenStage
 from foveate.errors import FoveateError
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -26,12 +27,12 @@ class Explanation:
     Args:
         module: name of the submodule whose output is the map to look at.
         layout: `BCHW` for maps, `BHWC` for maps with channels last, `BNC` for
-            tokens in rows of the image.
-        prefix_tokens: tokens before those of the image, for `BNC`.
+            tokens in rows of the image, `BCN` for such as a map one pixel wide.
+        prefix_tokens: tokens before those of the image, for `BNC` and `BCN`.
     """
 
     module: str
-    layout: Literal["BCHW", "BHWC", "BNC"] = "BCHW"
+    layout: Literal["BCHW", "BHWC", "BNC", "BCN"] = "BCHW"
     prefix_tokens: int = 0
 
 
@@ -71,6 +72,7 @@ class Backbone(nn.Module):
         num_classes, num_features: outputs; channels of the last map.
         feature_info: per stage `num_chs`, `reduction` (stride against the
             input) and `module`.
+        least_side: of the smallest images that it takes.
         default_cfg: input size, normalisation and crop, as timm calls them.
 
     Shapes: (B, in_chans, H, W) to (B, num_classes).
@@ -78,8 +80,11 @@ class Backbone(nn.Module):
 
     recipe: ClassVar[dict[str, Any]] = {}
     """Fields of `foveate.train.Recipe` with which the family is trained from scratch."""
-    key_rules: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Patterns and replacements that turn the authors' names of parameters into ours."""
+    key_rules: tuple[tuple[str, str], ...] = ()
+    """Patterns and replacements that turn the authors' names of parameters into ours, or into
+    nothing for what is not learnt."""
+    timm_key_rules: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """The same for timm's names, where they differ from both."""
 
     stem: nn.Module
     stages: nn.Sequential
@@ -97,6 +102,7 @@ class Backbone(nn.Module):
             {"num_chs": width, "reduction": stride, "module": f"stages.{i}"}
             for i, (width, stride) in enumerate(zip(widths, strides, strict=True))
         ]
+        self.least_side = strides[-1]
         self.grad_checkpointing = False
         self.default_cfg: dict[str, Any] = {
             "input_size": (in_chans, 224, 224),
@@ -114,7 +120,10 @@ class Backbone(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map: (B, num_features, H / stride, W / stride)."""
+        """The last map: (B, num_features, H / stride, W / stride).
+
+        Where a class token leads, it is a row of tokens: (B, num_features, 1 + N, 1).
+        """
         self._check_size(x)
         x = self.stem(x)
         for stage in self.stages:
@@ -150,7 +159,7 @@ class Backbone(nn.Module):
         if output_fmt != "NCHW":
             raise FoveateError(f"output_fmt is {output_fmt!r}: these maps come as NCHW only")
         self._check_size(x)
-        n = len(self.stages)
+        images, n = x, len(self.stages)
         if indices is None:
             indices = list(range(n))
         elif isinstance(indices, int):
@@ -163,8 +172,15 @@ class Backbone(nn.Module):
                 break
             x = self._run(stage, x)
             if i in wanted:
-                maps.append(x)
+                maps.append(self._as_map(i, x, images))
         return maps if intermediates_only else (x, maps)
+
+    def _as_map(self, index: int, x: Tensor, images: Tensor) -> Tensor:
+        """What a stage gives, as a map of places alone."""
+        if not isinstance(self.stages[index], ClassTokenStage):
+            return x
+        stride = self.feature_info[index]["reduction"]
+        return x[:, :, 1:, 0].unflatten(2, [side // stride for side in images.shape[2:]])
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
         if self.grad_checkpointing and self.training:
@@ -172,11 +188,11 @@ class Backbone(nn.Module):
         return stage(x)
 
     def _check_size(self, x: Tensor) -> None:
-        least = self.feature_info[-1]["reduction"]
-        if min(x.shape[-2:]) < least:
+        if min(x.shape[-2:]) < self.least_side:
             raise FoveateError(
                 f"images of {tuple(x.shape[-2:])} pixels are too small for {type(self).__name__}, "
-                f"which halves them down to 1/{least}: give at least {least} pixels a side"
+                f"which makes them {self.feature_info[-1]['reduction']} times smaller: give at "
+                f"least {self.least_side} pixels a side"
             )
 
     # ------------------------------------------------------------ the classifier
@@ -225,10 +241,15 @@ class Backbone(nn.Module):
         """Names of parameters, layer by layer from the input to the head."""
         layers = ["stem."]
         for i, stage in enumerate(self.stages):
-            blocks = getattr(stage, "blocks", ())
-            layers += [f"stages.{i}.downsample."] if hasattr(stage, "downsample") else []
-            layers += [f"stages.{i}.blocks.{j}." for j in range(len(blocks))] or [f"stages.{i}."]
-            layers += [f"stages.{i}.norm."] if getattr(stage, "norm", None) else []
+            if not hasattr(stage, "blocks"):
+                layers.append(f"stages.{i}.")
+                continue
+            layers += [f"stages.{i}.{name}" for name, _ in stage.named_parameters(recurse=False)]
+            last = {"blocks": 1, "norm": 2}
+            for part in sorted(dict(stage.named_children()), key=lambda name: last.get(name, 0)):
+                inner = stage.blocks if part == "blocks" else ()  # pyright: ignore
+                names = [f"{part}.{j}." for j in range(len(inner))] or [f"{part}."]  # pyright: ignore
+                layers += [f"stages.{i}.{name}" for name in names]
         layers.append("head.")
         names = [name for name, _ in self.named_parameters()]
         groups = [[n for n in names if n.startswith(layer)] for layer in layers]
@@ -245,8 +266,15 @@ class Backbone(nn.Module):
         return {"stem": r"^stem", "blocks": blocks}
 
     def explanation(self) -> Explanation:
-        """The map to look at: the last one."""
-        return Explanation(f"stages.{len(self.stages) - 1}")
+        """The map to look at: the last one, or where a class token leads, what the last block sees.
+
+        After the last attention no other token counts.
+        """
+        last = len(self.stages) - 1
+        stage = self.stages[last]
+        if isinstance(stage, ClassTokenStage):
+            return Explanation(f"stages.{last}.blocks.{len(stage.blocks) - 1}.norm1", "BCN", 1)
+        return Explanation(f"stages.{last}")
 
 
 class FeaturePyramid(nn.Module):

@@ -1,5 +1,6 @@
 """Parts that families share: norm, drop path, channel mixer, block, stage, head."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,18 +10,7 @@ from torch.nn import functional as F
 
 from foveate.errors import FoveateError
 from foveate.ops.conv_norm import ConvNorm
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of maps. Shapes: (B, C, H, W) to the same."""
-
-    def __init__(self, dim: int, eps: float = 1e-6) -> None:
-        super().__init__(dim, eps=eps)
-
-    def forward(self, input: Tensor) -> Tensor:
-        x = input.permute(0, 2, 3, 1)
-        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+from foveate.ops.layer_norm import LayerNorm2d as LayerNorm2d
 
 
 class DropPath(nn.Module):
@@ -64,18 +54,26 @@ class GlobalResponseNorm(nn.Module):
 class ConvMlp(nn.Module):
     """Channel mixer: two 1x1 convolutions with GELU between, and GRN if asked.
 
+    Args:
+        dim, hidden: channels outside and inside.
+        grn: compete by global response norm after GELU.
+        depthwise: look at 3x3 neighbours before GELU, as PVT v2 does (arXiv 2106.13797).
+
     Shapes: (B, dim, H, W) to the same.
     """
 
-    def __init__(self, dim: int, hidden: int, grn: bool = False) -> None:
+    def __init__(self, dim: int, hidden: int, grn: bool = False, depthwise: bool = False) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(dim, hidden, 1)
+        self.dwconv: nn.Module = nn.Identity()
+        if depthwise:
+            self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.act = nn.GELU()
         self.grn = GlobalResponseNorm(hidden) if grn else nn.Identity()
         self.fc2 = nn.Conv2d(hidden, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.grn(self.act(self.fc1(x))))
+        return self.fc2(self.grn(self.act(self.dwconv(self.fc1(x)))))
 
 
 class ConvNormMlp(nn.Module):
@@ -205,22 +203,65 @@ class PositionEmbedding(nn.Module):
         dim: channels.
         mode: how they are scaled, bilinear or bicubic.
         flat: kept as rows of tokens, as plain transformers have them.
+        prefix: tokens before those of the map that have a vector too, if flat.
 
     Shapes: (B, dim, H, W) to the same.
     """
 
-    def __init__(self, side: int, dim: int, mode: str = "bilinear", flat: bool = False) -> None:
+    def __init__(
+        self, side: int, dim: int, mode: str = "bilinear", flat: bool = False, prefix: int = 0
+    ) -> None:
         super().__init__()
-        self.side, self.mode = side, mode
-        shape = (1, side * side, dim) if flat else (1, side, side, dim)
+        self.side, self.mode, self.prefix = side, mode, prefix
+        shape = (1, prefix + side * side, dim) if flat else (1, side, side, dim)
         self.embedding = nn.Parameter(torch.empty(shape))
         nn.init.trunc_normal_(self.embedding, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        places = self.embedding.view(1, self.side, self.side, -1).permute(0, 3, 1, 2)
+        places = self.embedding[:, self.prefix :] if self.prefix else self.embedding
+        places = places.view(1, self.side, self.side, -1).permute(0, 3, 1, 2)
         if places.shape[2:] != x.shape[2:]:
             places = F.interpolate(places, x.shape[2:], mode=self.mode)
         return x + places
+
+
+class ClassTokenStage(Stage):
+    """A stage that sets a learnt token before those of its map.
+
+    Within it the map is a row of tokens, one pixel wide, on which norms, 1x1
+    convolutions and attention work as they do on maps.
+
+    Args:
+        downsample, blocks, norm: as of a `Stage`.
+        dim: channels.
+        positions: learnt vectors of places, one of them the token's.
+
+    Shapes: (B, C, H, W) to (B, dim, 1 + h w, 1), the learnt token first.
+    """
+
+    def __init__(
+        self,
+        downsample: nn.Module,
+        blocks: list[nn.Module],
+        norm: nn.Module,
+        dim: int,
+        positions: PositionEmbedding | None = None,
+    ) -> None:
+        super().__init__(downsample, blocks, norm)
+        self.class_token = nn.Parameter(torch.empty(dim))
+        self.positions = positions
+        nn.init.trunc_normal_(self.class_token, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        token = self.class_token
+        if self.positions is not None:
+            x = self.positions(x)
+            token = token + self.positions.embedding[0, 0]
+        token = token.expand(x.shape[0], 1, -1).mT  # len(x) would fix the batch of an export
+        row = torch.cat((token, x.flatten(2)), dim=2).unsqueeze(-1)
+        row = self.blocks(row)
+        return row if self.norm is None else self.norm(row)
 
 
 class NormHead(nn.Module):
@@ -257,6 +298,19 @@ class PoolHead(nn.Module):
         return x if pre_logits else self.fc(x)
 
 
+class TokenHead(nn.Module):
+    """The learnt token, dropout, linear. Shapes: (B, dim, 1 + N, 1) to (B, num_classes)."""
+
+    def __init__(self, dim: int, num_classes: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(drop)
+        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.drop(x[:, :, 0, 0])
+        return x if pre_logits else self.fc(x)
+
+
 def require_stages(**settings: tuple[Any, ...]) -> None:
     """Raises: FoveateError that names the settings, if they are not of as many stages."""
     if len({len(values) for values in settings.values()}) > 1:
@@ -271,13 +325,23 @@ def drop_path_rates(most: float, depths: tuple[int, ...]) -> list[list[float]]:
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
-def initialise(module: nn.Module) -> None:
-    """Truncated normal of deviation 0.02 for filters and matrices, zeros for their biases."""
+def initialise(module: nn.Module, by_fan: bool = False) -> None:
+    """Truncated normal of deviation 0.02 for filters and matrices, zeros for their biases.
+
+    Args:
+        module: filled in place.
+        by_fan: kernels that see space get He's deviation over their outputs instead.
+    """
     for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.Linear):
+        if not isinstance(part, nn.Conv2d | nn.Linear):
+            continue
+        if by_fan and isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1):
+            fan = math.prod(part.kernel_size) * part.out_channels // part.groups
+            nn.init.normal_(part.weight, std=math.sqrt(2 / fan))
+        else:
             nn.init.trunc_normal_(part.weight, std=0.02)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
 
 
 def stem_strides(patch: int) -> tuple[int, int]:

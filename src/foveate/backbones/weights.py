@@ -52,8 +52,9 @@ def fetch(name: str, hub_id: str | None) -> Path:
 def load_weights(model: nn.Module, path: str | Path) -> Loaded:
     """Fill a network from a checkpoint.
 
-    Names are taken as they are, or through the family's key rules where that
-    fits better. A classifier for another number of classes is left as it is.
+    Names are taken as they are, or through the family's key rules for the
+    authors' names or timm's, where that fits better. A classifier for another
+    number of classes is left as it is.
 
     Args:
         model: filled in place.
@@ -64,12 +65,16 @@ def load_weights(model: nn.Module, path: str | Path) -> Loaded:
     state = read_state(Path(path))
     own = model.state_dict()
     candidates = [state]
-    if isinstance(model, Backbone) and model.key_rules:
-        candidates.append({rename(k, model.key_rules): v for k, v in state.items()})
+    if isinstance(model, Backbone):
+        for rules in filter(None, (model.key_rules, model.timm_key_rules)):
+            renamed = {rename(k, rules): v for k, v in state.items()}
+            renamed.pop("", None)
+            candidates.append(renamed)
     fitted = max(candidates, key=lambda names: len(own.keys() & names.keys()))
     report, filled, faults = Loaded(), {}, []
     filled_places = {own[name].data_ptr() for name in fitted if name in own} - {0}
-    classifier = (getattr(model, "default_cfg", None) or {}).get("classifier", "head.fc")
+    named = (getattr(model, "default_cfg", None) or {}).get("classifier") or "head.fc"
+    classifiers = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
     for name, tensor in own.items():
         if name not in fitted:
             shared = tensor.data_ptr() in filled_places
@@ -77,7 +82,7 @@ def load_weights(model: nn.Module, path: str | Path) -> Loaded:
                 faults.append(f"{name} is missing")
             continue
         given = fitted[name]
-        if name.startswith(f"{classifier}.") and given.shape != tensor.shape:
+        if name.startswith(classifiers) and _squeeze(given) != _squeeze(tensor):
             report.skipped.append(name)
         elif given.numel() == tensor.numel() and _squeeze(given) == _squeeze(tensor):
             filled[name] = given.reshape(tensor.shape)

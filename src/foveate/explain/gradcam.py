@@ -85,9 +85,9 @@ def _as_map(x: Tensor, lies: Explanation, images: Tensor) -> Tensor:
         return x
     if lies.layout == "BHWC":
         return x.permute(0, 3, 1, 2)
-    tokens = x[:, lies.prefix_tokens :]
-    grid = _grid(tokens.shape[1], images.shape[-2] / images.shape[-1])
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    tokens = (x.mT if lies.layout == "BNC" else x.flatten(2))[:, :, lies.prefix_tokens :]
+    grid = _grid(tokens.shape[2], images.shape[-2] / images.shape[-1])
+    return tokens.unflatten(2, grid)
 
 
 def _grid(tokens: int, aspect: float) -> tuple[int, int]:

@@ -10,10 +10,11 @@ class ConvNorm(nn.Sequential):
 
     Args:
         dim, dim_out: input and output channels.
-        kernel, stride, groups: of the convolution, which is padded by half its kernel.
+        kernel, stride, groups: of the convolution.
         gain: initial scale of the norm; 0 lets a residual branch begin as nothing.
         bias: of the convolution, which the norm makes superfluous.
         eps: of the norm.
+        pad: zeros at each side; by default half the kernel.
 
     Shapes: (B, dim, H, W) to (B, dim_out, H / stride, W / stride).
     """
@@ -22,17 +23,18 @@ class ConvNorm(nn.Sequential):
         self,
         dim: int,
         dim_out: int,
-        kernel: int = 1,
+        kernel: int | tuple[int, int] = 1,
         stride: int = 1,
         groups: int = 1,
         gain: float = 1.0,
         bias: bool = False,
         eps: float = 1e-5,
+        pad: int | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            dim, dim_out, kernel, stride, padding=kernel // 2, groups=groups, bias=bias
-        )
+        high, wide = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        around = (high // 2, wide // 2) if pad is None else (pad, pad)
+        self.conv = nn.Conv2d(dim, dim_out, (high, wide), stride, around, groups=groups, bias=bias)
         norm = nn.BatchNorm2d(dim_out, eps=eps)
         nn.init.constant_(norm.weight, gain)
         self.norm: nn.Module = norm
