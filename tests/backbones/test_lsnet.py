@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from foveate.backbones import create_model
-from foveate.backbones.lsnet import OffsetAttention
 from foveate.errors import FoveateError
+from foveate.ops.levit import offset_bias
 from foveate.ops.lsnet import LsConv
 from foveate.ops.neighbourhood import mix_neighbours_unfolded
 
@@ -41,16 +41,14 @@ def test_channels_of_a_group_share_a_kernel():
 
 
 def test_biases_by_distance():
-    op = OffsetAttention(8, 2, 1, 3)
-    with torch.no_grad():
-        op.attention_biases.copy_(torch.arange(9.0).view(1, 9))
-    bias = op._bias(3, 3)[0].view(3, 3, 3, 3)
+    table = torch.arange(9.0).view(1, 9)
+    bias = offset_bias(table, 3, torch.Size((3, 3)))[0].view(3, 3, 3, 3)
     for a in range(3):
         for b in range(3):
             for c in range(3):
                 for d in range(3):
                     assert bias[a, b, c, d] == 3 * abs(a - c) + abs(b - d)
-    assert op._bias(5, 4).shape == (1, 20, 20)
+    assert offset_bias(table, 3, torch.Size((5, 4))).shape == (1, 20, 20)
 
 
 def test_mistakes():

@@ -16,6 +16,10 @@ NAMES = [
     "lsnet_t",
     "emov2_mini32",
     "convnext_dcls_mini32",
+    "fasternet_mini32",
+    "fastvit_mini32",
+    "fastvit_t8",
+    "levit_mini32",
 ]
 
 
@@ -34,6 +38,7 @@ def disturbed(name: str) -> torch.nn.Module:
 @pytest.mark.paper("unireplknet")
 @pytest.mark.paper("unireplknet_v2")
 @pytest.mark.paper("riformer")
+@pytest.mark.paper("fastvit")
 @pytest.mark.parametrize("name", NAMES)
 @torch.inference_mode()
 def test_merging_changes_no_output(name):

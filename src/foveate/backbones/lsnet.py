@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import DropPath, NormHead, Stage, drop_path_rates, require_stages
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.conv_norm import ConvNorm
+from foveate.ops.levit import attend_with_bias, offset_bias
 from foveate.ops.lsnet import LsConv
 from foveate.ops.merge import merge
 from foveate.ops.se import SqueezeExcite
@@ -74,21 +74,9 @@ class OffsetAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
         q, k, v = self.qkv(x).split(self.parts, dim=1)
-        q, k, v = (t.unflatten(1, (self.heads, -1)).flatten(3).mT for t in (self.dw(q), k, v))
-        bias = self._bias(size[0], size[1]).to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(mixed.mT.flatten(1, 2).unflatten(2, size))
-
-    def _bias(self, high: int, wide: int) -> Tensor:
-        """Biases of all pairs of places: (heads, N, N)."""
-        table = self.attention_biases.view(1, self.heads, self.side, self.side)
-        if (high, wide) != (self.side, self.side):
-            table = F.interpolate(table, (high, wide), mode="bilinear")
-        rows = torch.arange(high, device=table.device)
-        columns = torch.arange(wide, device=table.device)
-        down = (rows[:, None] - rows).abs()[:, None, :, None]
-        right = (columns[:, None] - columns).abs()[None, :, None, :]
-        return table[0][:, down, right].reshape(self.heads, high * wide, high * wide)
+        q, k, v = (t.flatten(2).unflatten(1, (self.heads, -1)) for t in (self.dw(q), k, v))
+        bias = offset_bias(self.attention_biases, self.side, size)
+        return self.proj(attend_with_bias(q, k, v, bias).flatten(1, 2).unflatten(2, size))
 
 
 class LsBlock(nn.Module):
@@ -135,6 +123,7 @@ class LSNet(Backbone):
 
     recipe: ClassVar[dict[str, Any]] = ADAMW | {"weight_decay": 0.025}
     key_rules = (
+        (r"^.*attention_bias_idxs$", ""),
         (r"^patch_embed\.", "stem."),
         *((rf"^blocks{i + 1}\.([01])\.", rf"stages.{i}.downsample.\1.") for i in range(1, 4)),
         *(
@@ -211,9 +200,9 @@ class LSNet(Backbone):
 
 
 SIZES = {
-    "lsnet_t": Size({}),
-    "lsnet_s": Size({"depths": (1, 2, 8, 10), "dims": (96, 192, 320, 448)}),
-    "lsnet_b": Size({"depths": (4, 6, 8, 10), "dims": (128, 256, 384, 512)}),
+    "lsnet_t": Size({}, top1=74.9),
+    "lsnet_s": Size({"depths": (1, 2, 8, 10), "dims": (96, 192, 320, 448)}, top1=77.8),
+    "lsnet_b": Size({"depths": (4, 6, 8, 10), "dims": (128, 256, 384, 512)}, top1=80.3),
     "lsnet_mini32": Size(
         {"depths": (2, 2, 2), "dims": (32, 64, 128), "side": 32, "patch": 1}, side=32, crop=1.0
     ),

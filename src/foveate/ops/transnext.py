@@ -44,7 +44,7 @@ class _Biased(nn.Module):
         table, index = _pairs(queries, keys, self.pretrain)
         weight = self.cpb_fc1.weight
         found = self.cpb_fc2(F.relu(self.cpb_fc1(table.to(weight))))
-        return found.T[:, index.to(weight.device)]
+        return found.T.index_select(1, index.flatten().to(weight.device)).unflatten(1, index.shape)
 
 
 @implements("transnext")

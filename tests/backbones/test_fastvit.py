@@ -1,0 +1,63 @@
+"""FastViT: timm's outputs through our contract, and our RepMixer against timm's in both forms."""
+
+import pytest
+import timm
+import torch
+from timm.models.fastvit import RepMixer as TheirMixer
+
+from foveate.backbones import create_model
+from foveate.backbones.fastvit import SIZES
+from foveate.ops.fastvit import RepMixer
+
+SLUGS = [name for name in SIZES if "mini" not in name]
+
+
+@pytest.mark.paper("fastvit")
+@pytest.mark.parametrize("name", ["fastvit_t8", "fastvit_sa12"])
+def test_timms_outputs_and_maps(twins, name):
+    reference, ours = twins(name)
+    images = torch.randn(2, 3, 96, 64)
+    with torch.inference_mode():
+        _, maps = reference.forward_intermediates(images)
+        our_maps = ours.forward_intermediates(images, intermediates_only=True)
+        torch.testing.assert_close(ours(images), reference(images), atol=1e-4, rtol=1e-4)
+    for ours_at, theirs_at in zip(our_maps, maps, strict=True):
+        torch.testing.assert_close(ours_at, theirs_at, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", SLUGS)
+def test_timms_parameters(name):
+    with torch.device("meta"):
+        ours, theirs = create_model(name), timm.create_model(name)
+    shapes = [sorted(p.numel() for p in model.parameters()) for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.paper("fastvit")
+def test_the_mixer_equals_timms_in_both_forms():
+    torch.manual_seed(0)
+    theirs, ours = TheirMixer(6, layer_scale_init_value=0.3), RepMixer(6, scale=0.3)
+    pairs = {
+        "conv.conv": "mixer.conv_kxk.0.conv",
+        "conv.norm": "mixer.conv_kxk.0.bn",
+        "point.conv": "mixer.conv_scale.conv",
+        "point.norm": "mixer.conv_scale.bn",
+        "same": "mixer.identity",
+        "norm": "norm.identity",
+    }
+    for mine, other in pairs.items():
+        for tensor in theirs.get_submodule(other).state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor))
+        ours.get_submodule(mine).load_state_dict(theirs.get_submodule(other).state_dict())
+    ours, theirs = ours.eval().double(), theirs.eval().double()
+    x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
+    with torch.no_grad():
+        apart = theirs(x)
+        torch.testing.assert_close(ours(x), apart)
+        ours.merge_branches()
+        ours.merge_branches()
+        theirs.reparameterize()
+        torch.testing.assert_close(ours(x), apart)
+    torch.testing.assert_close(ours.merged.weight, theirs.reparam_conv.weight)
+    assert len(list(ours.parameters())) == 2
