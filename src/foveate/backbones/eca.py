@@ -35,9 +35,13 @@ class EcaResNet(ResNet):
         super().__init__(num_classes, in_chans, attention=endings, **kwargs)
 
 
+_TOP1 = {50: 77.48, 101: 78.65, 152: 78.92}
+
 SIZES = {
     **{
-        f"eca_resnet{depth}": Size(config | ({"widths": (3, 3, 3, 3)} if depth < 50 else {}))
+        f"eca_resnet{depth}": Size(
+            config | ({"widths": (3, 3, 3, 3)} if depth < 50 else {}), top1=_TOP1.get(depth)
+        )
         for depth, config in DEPTHS.items()
     },
     "eca_resnet_mini32": Size(MINI32 | {"widths": (3, 3, 3)}, side=32, crop=1.0),

@@ -188,9 +188,10 @@ _NAMED: dict[str, dict[str, Any]] = {
     "20m": {**_WIDE, "depths": (3, 3, 13, 3), "dims": (64, 128, 320, 448)},
     "50m": {**_WIDE, "depths": (5, 8, 20, 7), "dims": (64, 128, 384, 512)},
 }
+_TOP1 = {"1m": 72.3, "2m": 75.8, "5m": 79.4}
 
 SIZES = {
-    **{f"emov2_{name}": Size(config) for name, config in _NAMED.items()},
+    **{f"emov2_{name}": Size(config, top1=_TOP1.get(name)) for name, config in _NAMED.items()},
     **{
         f"emov2_{name}_{side}": Size(config | {"window": 8}, side, crop=1.0)
         for name, config in _NAMED.items()

@@ -100,9 +100,17 @@ _AT_224 = {"filters": (None, None, (14, 8), (7, 4))}
 _AT_384 = {"filters": (None, None, (24, 13), (12, 7))}
 _NAMED = {"tiny": 64, "small": 96, "base": 128, "large": 192}
 
+_TOP1 = {"tiny": (82.8, 83.0), "small": (84.0, 84.2), "base": (84.3, 84.5), "large": (None, None)}
+
 SIZES = {
-    **{f"hornet_{name}_7x7": Size(_widths(dim)) for name, dim in _NAMED.items()},
-    **{f"hornet_{name}_gf": Size(_widths(dim) | _AT_224) for name, dim in _NAMED.items()},
+    **{
+        f"hornet_{name}_7x7": Size(_widths(dim), top1=_TOP1[name][0])
+        for name, dim in _NAMED.items()
+    },
+    **{
+        f"hornet_{name}_gf": Size(_widths(dim) | _AT_224, top1=_TOP1[name][1])
+        for name, dim in _NAMED.items()
+    },
     **{
         f"hornet_{name}_gf_img384": Size(_widths(_NAMED[name]) | _AT_384, 384, crop=1.0)
         for name in ("base", "large")

@@ -169,10 +169,13 @@ _NAMED = {
     "m4": (64, (5, 5, 25, 4)),
     "m5": (80, (7, 7, 35, 2)),
 }
+_TOP1 = {"m0": 73.2, "m1": 78.0, "m2": 79.2, "m3": 79.6, "m4": 81.1, "m5": 81.6}
 
 SIZES = {
     **{
-        f"recnext_{name}": Size({"dims": tuple(dim * 2**i for i in range(4)), "depths": depths})
+        f"recnext_{name}": Size(
+            {"dims": tuple(dim * 2**i for i in range(4)), "depths": depths}, top1=_TOP1[name]
+        )
         for name, (dim, depths) in _NAMED.items()
     },
     "recnext_mini32": Size(

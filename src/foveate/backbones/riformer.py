@@ -148,11 +148,11 @@ class RIFormer(Backbone):
 _WIDE = (96, 192, 384, 768)
 
 SIZES = {
-    "riformer_s12": Size({}),
-    "riformer_s24": Size({"depths": (4, 4, 12, 4)}),
-    "riformer_s36": Size({"depths": (6, 6, 18, 6)}),
-    "riformer_m36": Size({"depths": (6, 6, 18, 6), "dims": _WIDE}, crop=0.95),
-    "riformer_m48": Size({"depths": (8, 8, 24, 8), "dims": _WIDE}, crop=0.95),
+    "riformer_s12": Size({}, top1=76.9),
+    "riformer_s24": Size({"depths": (4, 4, 12, 4)}, top1=80.3),
+    "riformer_s36": Size({"depths": (6, 6, 18, 6)}, top1=81.3),
+    "riformer_m36": Size({"depths": (6, 6, 18, 6), "dims": _WIDE}, crop=0.95, top1=82.6),
+    "riformer_m48": Size({"depths": (8, 8, 24, 8), "dims": _WIDE}, crop=0.95, top1=82.8),
     "riformer_mini32": Size(
         {"depths": (1, 2, 2), "dims": (32, 64, 128), "patch": 1}, side=32, crop=1.0
     ),
