@@ -1,22 +1,23 @@
 """Train the smallest size of every family on real images for some minutes: does it learn?
 
-    python benchmarks/families_learn.py SOURCE [SECONDS]
+    python benchmarks/families_learn.py SOURCE [--seconds 150] [NAME ...]
 
 SOURCE is what `foveate fit` takes, of images of about 32 pixels, such as CIFAR-10. Each family
-has its own recipe and the same time; give 180 seconds or more on two cores, where the dearer
-ones make but one step a second. Results are written beside this file.
+has its own recipe, batches of 64 and the same time; by default all families are trained. Results
+are kept beside this file, and replaced name by name.
 """
 
+import argparse
+import inspect
 import json
 import math
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from foveate.backbones import family_recipe, smallest_sizes
+from foveate.backbones import family_recipe, sizes, smallest_sizes
 from foveate.data import Augment
 from foveate.data import open as open_data
 from foveate.measure import machine
@@ -28,39 +29,61 @@ JUDGED = 2000
 
 
 def main() -> None:
-    source, seconds = sys.argv[1], float(sys.argv[2]) if sys.argv[2:] else 180.0
-    data = open_data(source)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seconds", type=float, default=150.0)
+    asked = parser.parse_args()
+    data = open_data(asked.source)
     test = data.splits["test"]
     chosen = np.linspace(0, len(test) - 1, min(JUDGED, len(test))).astype(int)
     judged = test.subset(np.unique(chosen))
-    found = {
-        "machine": machine(),
-        "data": Path(source).name,
-        "seconds": seconds,
-        "images": len(judged),
-        "chance": math.log(len(data.labels)),
-        "families": {},
-    }
-    for name in smallest_sizes():
+    for name in asked.names or smallest_sizes():
         torch.manual_seed(0)
-        model = VisionModel.create(name, data.labels, 32)
+        model = VisionModel.create(name, data.labels, 32, **coarser(name))
         recipe = Recipe(
-            minutes=seconds / 60,
+            minutes=asked.seconds / 60,
             augment=Augment(shift=4, flip=True),
             evaluate_every=1e9,
             checkpoint_every=1e9,
-            **family_recipe(name),
+            **family_recipe(name) | {"batch_size": 64},
         )
         with tempfile.TemporaryDirectory() as folder:
             outcome = train(model, data, recipe, Path(folder), progress=False)
         result = evaluate(model, judged)
-        found["families"][name] = {
-            "top1": result.top1,
-            "loss": result.loss,
-            "epochs": outcome.epochs,
-        }
+        keep(
+            {
+                "machine": machine(),
+                "data": Path(asked.source).name,
+                "images": len(judged),
+                "chance": math.log(len(data.labels)),
+            },
+            name,
+            {
+                "top1": result.top1,
+                "loss": result.loss,
+                "epochs": outcome.epochs,
+                "seconds": asked.seconds,
+                "options": coarser(name),
+                "threads": torch.get_num_threads(),
+            },
+        )
         print(f"{name:<24} {result.top1:.1%}  loss {result.loss:.2f}", flush=True)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def coarser(name: str) -> dict[str, int]:
+    """A stem of stride 2 where the family's smallest size looks at single pixels: a quarter of
+    the work, so that minutes on a few cores show something."""
+    family, size = sizes()[name]
+    takes_patch = "patch" in inspect.signature(family).parameters
+    return {"patch": 2} if takes_patch and size.config.get("patch") == 1 else {}
+
+
+def keep(about: dict[str, object], name: str, found: dict[str, float]) -> None:
+    """Write a family's result among the others."""
+    known = json.loads(RESULTS.read_text("utf-8"))["families"] if RESULTS.exists() else {}
+    families = dict(sorted((known | {name: found}).items()))
+    RESULTS.write_text(json.dumps(about | {"families": families}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
