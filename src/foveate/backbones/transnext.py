@@ -3,7 +3,6 @@
 Source: transnext (arXiv 2311.17132, section 3.5). The authors' code is under Apache-2.0.
 """
 
-import math
 from typing import Any, ClassVar
 
 from torch import nn
@@ -15,6 +14,7 @@ from foveate.backbones.parts import (
     PoolHead,
     Stage,
     drop_path_rates,
+    initialise,
     require_stages,
 )
 from foveate.backbones.registry import register
@@ -104,19 +104,8 @@ class TransNeXt(Backbone):
             stages.append(Stage(down, blocks, LayerNorm2d(dims[i])))
         self.stages = nn.Sequential(*stages)
         self.head = PoolHead(dims[-1], num_classes, drop_rate)
-        self._initialise()
+        initialise(self, by_fan=True)
         self._finish(num_classes, in_chans, list(dims), [patch * 2**i for i in range(len(dims))])
-
-    def _initialise(self) -> None:
-        """Truncated normal for matrices, He's over the outputs for kernels that see space."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-                fan = math.prod(module.kernel_size) * module.out_channels // module.groups
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
-            elif isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
 
     def no_weight_decay(self) -> set[str]:
         words = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
