@@ -157,9 +157,39 @@ class Lab:
         ingredients: Sequence[Ingredient] = (),
     ) -> float:
         """Test accuracy of one training, in which methods may take part."""
+        model = self.trained(build, recipe, seed, size, ingredients)
+        return evaluate(model, self.data.splits["test"]).top1
+
+    def trained(
+        self,
+        build: Callable[[int], nn.Module],
+        recipe: Recipe,
+        seed: int,
+        size: int,
+        ingredients: Sequence[Ingredient] = (),
+    ) -> VisionModel:
+        """What one training makes, for claims that judge it in their own way."""
         labels = self.data.labels
         backbone = self.make(partial(build, len(labels)), seed)
         model = VisionModel(backbone, Preprocess(size=size), labels, {"name": "in the lab"})
+        self._train(model, recipe, seed, ingredients)
+        return model
+
+    def train_on(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        seed: int,
+        ingredients: Sequence[Ingredient] = (),
+    ) -> float:
+        """Train a VisionModel that is there, such as an edited one, in place; its test accuracy."""
+        assert isinstance(model, VisionModel)
+        self._train(model, recipe, seed, ingredients)
+        return evaluate(model, self.data.splits["test"]).top1
+
+    def _train(
+        self, model: VisionModel, recipe: Recipe, seed: int, ingredients: Sequence[Ingredient]
+    ) -> None:
         with TemporaryDirectory() as folder:
             train(
                 model,
@@ -169,7 +199,6 @@ class Lab:
                 ingredients=ingredients,
                 progress=False,
             )
-        return evaluate(model, self.data.splits["test"]).top1
 
     def gain(
         self,

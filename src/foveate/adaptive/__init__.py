@@ -1,0 +1,1 @@
+"""Networks that compute as much as an input asks for."""
