@@ -256,3 +256,10 @@ def test_published_counts_of_torchvision(name, giga):
     found = count(torchvision.models.get_model(name), torch.zeros(1, 3, 224, 224))
     assert not found.uncounted
     assert found.macs / 1e9 == pytest.approx(giga, rel=0.01)
+
+
+def test_within_inference_mode():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(inplace=True))
+    with torch.inference_mode():
+        found = count(model, torch.zeros(1, 3, 8, 8))
+    assert found.macs == 3 * 9 * 8 * 36

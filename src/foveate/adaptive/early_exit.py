@@ -191,7 +191,6 @@ def exit_logits(model: VisionModel, images: Any, last: int | None = None) -> lis
     return found
 
 
-@torch.inference_mode(False)  # operations would reach the counter whole, under other names
 def exit_macs(model: VisionModel) -> np.ndarray:
     """Counted multiply-adds of one image that stops at each exit, float64 (E,)."""
     side = model.preprocess.size

@@ -77,6 +77,7 @@ class Count:
         return total
 
 
+@torch.inference_mode(False)  # operations would reach the counter whole, under other names
 @torch.no_grad()
 def count(model: nn.Module, *inputs: Any) -> Count:
     """Count what a model does with its input.
