@@ -13,7 +13,7 @@ from foveate.backbones.registry import create_model, sizes
 from foveate.measure import count
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
-TIMED = DOCS.parent / "benchmarks" / "backbones.json"
+BENCHMARKS = DOCS.parent / "benchmarks"
 INTRODUCTION = """\
 # Backbones
 
@@ -28,7 +28,7 @@ written down here.
 
 def backbones_page() -> str:
     """The page, as Markdown."""
-    timed = json.loads(TIMED.read_text("utf-8")) if TIMED.exists() else {}
+    timed = _recorded("backbones")
     families: dict[type[Backbone], dict[str, Size]] = {}
     for name, (family, size) in sizes().items():
         families.setdefault(family, {})[name] = size
@@ -41,9 +41,57 @@ def backbones_page() -> str:
             f"{where['versions']['torch']}, {where['date'][:10]}: "
             "`python benchmarks/backbones.py`.\n"
         )
+    parts += [*_learning(), *_against_timm()]
     for family in sorted(families, key=lambda f: f.__name__.lower()):
         parts.append(_section(family, families[family], timed.get("milliseconds", {})))
     return "\n".join(parts)
+
+
+def _recorded(benchmark: str) -> dict[str, Any]:
+    """What a benchmark left, or nothing."""
+    file = BENCHMARKS / f"{benchmark}.json"
+    return json.loads(file.read_text("utf-8")) if file.exists() else {}
+
+
+def _learning() -> list[str]:
+    """Whether the smallest size of each family learns in a short training."""
+    found = _recorded("families_learn")
+    if not found:
+        return []
+    lines = [
+        "## Does it learn?\n",
+        "The smallest size of each family, trained from scratch on CIFAR-10 with its own recipe "
+        f"for so many seconds and judged on {found['images']:,} test images. Guessing has 10% and "
+        f"a loss of {found['chance']:.2f}. This is no ranking: the trainings are far too short "
+        "(`python benchmarks/families_learn.py`).\n",
+        "| name | seconds | threads | epochs | loss | top-1, % |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, of in found["families"].items():
+        lines.append(
+            f"| {name}{' with a stem of stride 2' if of['options'] else ''} | {of['seconds']:.0f} "
+            f"| {of['threads']} | {of['epochs']:.1f} | {of['loss']:.2f} | {100 * of['top1']:.1f} |"
+        )
+    return ["\n".join(lines) + "\n"]
+
+
+def _against_timm() -> list[str]:
+    """How long ours take against timm's."""
+    found = _recorded("against_timm")
+    if not found:
+        return []
+    lines = [
+        "## Against timm\n",
+        "timm's time over ours with the same architecture, float32, eager, each library in the "
+        "memory layout in which it is faster; interleaved, with 99% intervals "
+        "(`python benchmarks/against_timm.py`).\n",
+        "| name | forward, 1 image | forward and backward, 4 images |",
+        "|---|---:|---:|",
+    ]
+    for name, kinds in found["ratios"].items():
+        cells = [f"{m:.2f}x ({low:.2f} to {high:.2f})" for m, low, high in kinds.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return ["\n".join(lines) + "\n"]
 
 
 def write_page(path: Path) -> Path:

@@ -11,7 +11,6 @@ from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     ClassTokenStage,
     ConvMlp,
-    LayerNorm2d,
     MetaBlock,
     PositionEmbedding,
     Stage,
@@ -23,6 +22,7 @@ from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.attention import SelfAttention
 from foveate.ops.convit import GatedPositionalSelfAttention
+from foveate.ops.layer_norm import LayerNorm2d
 
 
 @implements("convit")

@@ -14,7 +14,6 @@ from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     Block,
     ConvMlp,
-    LayerNorm2d,
     NormHead,
     Stage,
     drop_path_rates,
@@ -23,6 +22,7 @@ from foveate.backbones.parts import (
     require_stages,
 )
 from foveate.backbones.registry import register
+from foveate.ops.layer_norm import LayerNorm2d
 
 
 def depthwise(dim: int) -> nn.Module:

@@ -10,18 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from foveate.backbones.base import ADAMW, Backbone, Size
-from foveate.backbones.parts import (
-    DropPath,
-    LayerNorm2d,
-    PoolHead,
-    Stage,
-    drop_path_rates,
-    require_stages,
-)
+from foveate.backbones.parts import DropPath, PoolHead, Stage, drop_path_rates, require_stages
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.conv_norm import ConvNorm
 from foveate.ops.emov2 import SpannedAttention
+from foveate.ops.layer_norm import LayerNorm2d
 
 EPS = 1e-6
 

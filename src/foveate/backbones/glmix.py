@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     DropPath,
-    LayerNorm2d,
     Stage,
     drop_path_rates,
     initialise,
@@ -25,6 +24,7 @@ from foveate.errors import FoveateError
 from foveate.ops.attention import SelfAttention
 from foveate.ops.depthwise import ResidualDepthwise
 from foveate.ops.glmix import GLMix
+from foveate.ops.layer_norm import LayerNorm2d
 
 HEAD_DIM = 32
 AUXILIARY = 0.5

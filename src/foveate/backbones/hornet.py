@@ -11,7 +11,6 @@ from torch import nn
 from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     ConvMlp,
-    LayerNorm2d,
     MetaBlock,
     NormHead,
     Stage,
@@ -23,6 +22,7 @@ from foveate.backbones.parts import (
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.hornet import GlobalLocalFilter, RecursiveGatedConv
+from foveate.ops.layer_norm import LayerNorm2d
 
 
 @implements("hornet")

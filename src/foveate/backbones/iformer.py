@@ -11,7 +11,6 @@ from torch import nn
 from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     ConvMlp,
-    LayerNorm2d,
     MetaBlock,
     PoolHead,
     PositionEmbedding,
@@ -24,6 +23,7 @@ from foveate.backbones.parts import (
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.iformer import InceptionMixer
+from foveate.ops.layer_norm import LayerNorm2d
 
 
 @implements("iformer")

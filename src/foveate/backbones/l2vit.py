@@ -12,7 +12,6 @@ from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     ConvMlp,
     DropPath,
-    LayerNorm2d,
     PoolHead,
     Stage,
     drop_path_rates,
@@ -23,6 +22,7 @@ from foveate.backbones.parts import (
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.l2vit import LinearAttention, LocalConcentration, WindowAttention
+from foveate.ops.layer_norm import LayerNorm2d
 
 EPS = 1e-5
 

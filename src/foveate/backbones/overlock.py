@@ -14,7 +14,6 @@ from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     DropPath,
     GlobalResponseNorm,
-    LayerNorm2d,
     PoolHead,
     Stage,
     drop_path_rates,
@@ -26,6 +25,7 @@ from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.conv_norm import ConvNorm
 from foveate.ops.depthwise import ResidualDepthwise
+from foveate.ops.layer_norm import LayerNorm2d
 from foveate.ops.overlock import ContMix, LargeKernel
 from foveate.ops.se import SqueezeExcite
 from foveate.ops.unireplknet import DilatedReparam

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from foveate.errors import FoveateError
 from foveate.ops.conv_norm import ConvNorm
-from foveate.ops.layer_norm import LayerNorm2d as LayerNorm2d
 
 
 class DropPath(nn.Module):

@@ -10,7 +10,6 @@ from torch import nn
 from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     ConvMlp,
-    LayerNorm2d,
     MetaBlock,
     PoolHead,
     PositionEmbedding,
@@ -22,6 +21,7 @@ from foveate.backbones.registry import register
 from foveate.backbones.resnet import Bottleneck, ResNet
 from foveate.catalog import implements
 from foveate.ops.attention import SelfAttention
+from foveate.ops.layer_norm import LayerNorm2d
 from foveate.ops.pflayer import ExpandedMaxMixer, MaxPoolMixer
 
 

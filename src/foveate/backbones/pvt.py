@@ -11,7 +11,6 @@ from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     ClassTokenStage,
     ConvMlp,
-    LayerNorm2d,
     MetaBlock,
     PositionEmbedding,
     Stage,
@@ -22,6 +21,7 @@ from foveate.backbones.parts import (
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
+from foveate.ops.layer_norm import LayerNorm2d
 from foveate.ops.pvt import SpatialReductionAttention
 
 

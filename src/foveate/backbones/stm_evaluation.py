@@ -14,7 +14,6 @@ from foveate.backbones.base import ADAMW, Backbone
 from foveate.backbones.parts import (
     Block,
     ConvMlp,
-    LayerNorm2d,
     NormHead,
     Stage,
     drop_path_rates,
@@ -24,6 +23,7 @@ from foveate.backbones.parts import (
 from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.measure import count
+from foveate.ops.layer_norm import LayerNorm2d
 
 Mixer = Callable[[int], nn.Module]
 """Builds a token mixer for so many channels: (B, dim, H, W) to the same."""

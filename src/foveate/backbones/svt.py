@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     ConvMlp,
-    LayerNorm2d,
     MetaBlock,
     Stage,
     drop_path_rates,
@@ -23,6 +22,7 @@ from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.attention import attend, require_heads
 from foveate.ops.conv_norm import ConvNorm
+from foveate.ops.layer_norm import LayerNorm2d
 from foveate.ops.pvt import SpatialReductionAttention
 from foveate.ops.svt import ScatteringMixer
 

@@ -9,7 +9,6 @@ from torch import nn
 
 from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
-    LayerNorm2d,
     MetaBlock,
     PoolHead,
     Stage,
@@ -19,6 +18,7 @@ from foveate.backbones.parts import (
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
+from foveate.ops.layer_norm import LayerNorm2d
 from foveate.ops.transnext import AggregatedAttention, ConvGlu, CosineAttention
 
 NORM_EPS = 1e-5  # of the norms inside patch embeddings; the blocks' have 1e-6

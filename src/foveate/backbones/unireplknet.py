@@ -13,7 +13,6 @@ from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.parts import (
     DropPath,
     GlobalResponseNorm,
-    LayerNorm2d,
     NormHead,
     Stage,
     drop_path_rates,
@@ -23,6 +22,7 @@ from foveate.backbones.parts import (
 )
 from foveate.backbones.registry import register
 from foveate.catalog import implements
+from foveate.ops.layer_norm import LayerNorm2d
 from foveate.ops.merge import fuse_conv_bn_eval, merge
 from foveate.ops.se import SqueezeExcite
 from foveate.ops.unireplknet import DilatedReparam

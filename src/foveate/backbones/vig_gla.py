@@ -9,17 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.backbones.base import ADAMW, Backbone, Size
-from foveate.backbones.parts import (
-    LayerNorm2d,
-    MetaBlock,
-    PoolHead,
-    PositionEmbedding,
-    Stage,
-    drop_path_rates,
-)
+from foveate.backbones.parts import MetaBlock, PoolHead, PositionEmbedding, Stage, drop_path_rates
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.errors import FoveateError
+from foveate.ops.layer_norm import LayerNorm2d
 from foveate.ops.vig_gla import EPS, BidirectionalGla
 
 GROUPS = 4  # of blocks, after each of which there is a map to be had
