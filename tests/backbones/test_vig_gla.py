@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from foveate.backbones import create_model
+from foveate.backbones import create_model, load_weights
 from foveate.errors import FoveateError
 from foveate.measure import count
 from foveate.ops.vig_gla import BidirectionalGla, gla_chunked, gla_parallel, gla_recurrent
@@ -26,6 +26,35 @@ def test_published_parameter_counts():
         with torch.device("meta"):
             found = sum(p.numel() for p in create_model(f"vig_{name}").parameters())
         assert round(found / 1e6) == millions, name
+
+
+@pytest.mark.paper("vig_gla")
+def test_the_pyramid_has_the_authors_names_and_sizes(tmp_path):
+    """Their 29, 50 and 89 million parameters; and a checkpoint named as theirs."""
+    for name, millions in {"t": 29, "s": 50, "b": 89}.items():
+        with torch.device("meta"):
+            found = sum(p.numel() for p in create_model(f"vig_h_{name}").parameters())
+        assert round(found / 1e6) == millions, name
+    model = create_model("vig_h_t", num_classes=3)
+    state = model.state_dict()
+    moved = {"stem.0": "0", "stem.1": "2", "stem.3": "5", "stem.4": "7"}
+    official = {}
+    for name, tensor in state.items():
+        for ours, theirs in moved.items():
+            name = name.replace(f"{ours}.", f"patch_embed.{theirs}.") if "stem" in name else name
+        for i in (1, 2, 3):
+            for ours, theirs in (("0", "1"), ("1", "3")):
+                old = f"stages.{i}.downsample.{ours}."
+                name = name.replace(old, f"layers.{i - 1}.downsample.{theirs}.")
+        name = name.replace("stages.3.norm.", "classifier.norm.").replace("stages.", "layers.")
+        name = name.replace("head.fc.", "classifier.head.").replace(".norm1.", ".norm.")
+        name = name.replace(".attn.", ".op.").replace(".local.", ".in_proj.0.")
+        official[name] = tensor
+    torch.save({"model": official}, tmp_path / "official.pth")
+    fresh = create_model("vig_h_t", num_classes=3)
+    assert not load_weights(fresh, tmp_path / "official.pth").skipped
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(fresh.eval()(images), model.eval()(images))
 
 
 def inputs(n, strength=1.0, dtype=torch.float64):

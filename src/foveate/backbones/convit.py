@@ -40,7 +40,7 @@ class ConViT(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = ADAMW
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"learning_rate": 1e-3}
     key_rules = (
         (r"^patch_embed\.proj\.", "stem.0."),
         (r"^pos_embed$", "stem.1.embedding"),

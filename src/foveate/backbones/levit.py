@@ -81,7 +81,7 @@ class LeViT(Backbone):
             of stochastic depth, which is the same for all blocks.
     """
 
-    recipe: ClassVar[dict[str, Any]] = ADAMW | {"weight_decay": 0.025}
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"learning_rate": 1e-3, "weight_decay": 0.025}
     timm_key_rules = (
         *((rf"^stem\.conv{i + 1}\.", f"stem.{2 * i}.") for i in range(4)),
         *((rf"\.blocks\.{i}\.attn\.", f".blocks.{2 * i}.m.") for i in reversed(range(5))),

@@ -40,7 +40,7 @@ class PyramidVisionTransformer(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = ADAMW
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"learning_rate": 1e-3}
     key_rules = (
         (r"^cls_token$", "stages.3.class_token"),
         (r"^patch_embed1\.proj\.", "stem.0."),

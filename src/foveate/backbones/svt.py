@@ -113,7 +113,7 @@ class ScatteringTransformer(Backbone):
             largest rate of stochastic depth.
     """
 
-    recipe: ClassVar[dict[str, Any]] = ADAMW
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"learning_rate": 1e-3}
     key_rules = (
         *((rf"^patch_embed1\.conv\.{3 * i}\.", f"stem.{2 * i}.conv.") for i in range(3)),
         *((rf"^patch_embed1\.conv\.{3 * i + 1}\.", f"stem.{2 * i}.norm.") for i in range(3)),

@@ -1,15 +1,25 @@
-"""ViG: a plain pyramidless net of gated linear attention.
+"""ViG: gated linear attention at one resolution, and ViG-H in a pyramid.
 
 Source: vig_gla (arXiv 2405.18425, section 3.4).
 """
 
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.backbones.base import ADAMW, Backbone, Size
-from foveate.backbones.parts import MetaBlock, PoolHead, PositionEmbedding, Stage, drop_path_rates
+from foveate.backbones.parts import (
+    MetaBlock,
+    PoolHead,
+    PositionEmbedding,
+    Stage,
+    drop_path_rates,
+    initialise,
+    require_stages,
+    stem_strides,
+)
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.errors import FoveateError
@@ -17,7 +27,7 @@ from foveate.ops.layer_norm import LayerNorm2d
 from foveate.ops.vig_gla import EPS, BidirectionalGla
 
 GROUPS = 4  # of blocks, after each of which there is a map to be had
-WIDENED = 256
+HIERARCHICAL_EPS = 1e-5
 
 
 class RMSNorm2d(nn.RMSNorm):
@@ -31,14 +41,18 @@ class RMSNorm2d(nn.RMSNorm):
 
 
 class SwiGlu(nn.Module):
-    """A gated channel mixer, two thirds as wide as a plain one and rounded up to 256s.
+    """A gated channel mixer, two thirds as wide as a plain one.
+
+    Args:
+        dim: channels.
+        multiple: to which the width is rounded up.
 
     Shapes: (B, dim, H, W) to the same.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, multiple: int = 256) -> None:
         super().__init__()
-        hidden = WIDENED * -(-(8 * dim // 3) // WIDENED)
+        hidden = multiple * -(-(8 * dim // 3) // multiple)
         self.fc1 = nn.Conv2d(dim, 2 * hidden, 1, bias=False)
         self.fc2 = nn.Conv2d(hidden, dim, 1, bias=False)
 
@@ -134,6 +148,80 @@ class ViG(Backbone):
         return {name for name, _ in self.named_parameters() if name.endswith(".embedding")}
 
 
+@implements("vig_gla")
+class HierarchicalViG(Backbone):
+    """Four stages of `BidirectionalGla` without its activations, and a gated channel mixer.
+
+    Args:
+        num_classes, in_chans: outputs and input channels.
+        depths, dims, heads: blocks, channels and attention heads of each stage.
+        patch: stride of the stem: 4 as published, 1 or 2 for small images.
+        drop_rate, drop_path_rate: dropout before the classifier, and the
+            largest rate of stochastic depth.
+    """
+
+    recipe: ClassVar[dict[str, Any]] = ADAMW | {"learning_rate": 1e-3}
+    key_rules = (
+        *((rf"^patch_embed\.{i}\.", f"stem.{j}.") for i, j in ((0, 0), (2, 1), (5, 3), (7, 4))),
+        *((rf"^layers\.{i}\.downsample\.1\.", f"stages.{i + 1}.downsample.0.") for i in range(3)),
+        *((rf"^layers\.{i}\.downsample\.3\.", f"stages.{i + 1}.downsample.1.") for i in range(3)),
+        (r"^layers\.", "stages."),
+        (r"^(stages\.\d\.blocks\.\d+)\.norm\.", r"\1.norm1."),
+        (r"\.op\.", ".attn."),
+        (r"\.in_proj\.0\.", ".local."),
+        (r"^classifier\.norm\.", "stages.3.norm."),
+        (r"^classifier\.head\.", "head.fc."),
+    )
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        *,
+        depths: tuple[int, ...] = (2, 2, 5, 2),
+        dims: tuple[int, ...] = (96, 192, 384, 768),
+        heads: tuple[int, ...] = (3, 6, 12, 24),
+        patch: int = 4,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        require_stages(depths=depths, dims=dims, heads=heads)
+        norm = partial(LayerNorm2d, eps=HIERARCHICAL_EPS)
+        first, second = stem_strides(patch)
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, dims[0] // 2, 3, stride=first, padding=1),
+            norm(dims[0] // 2),
+            nn.GELU(),
+            nn.Conv2d(dims[0] // 2, dims[0], 3, stride=second, padding=1),
+            norm(dims[0]),
+        )
+        stages = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            down: nn.Module = nn.Identity()
+            if i > 0:
+                conv = nn.Conv2d(dims[i - 1], dims[i], 3, stride=2, padding=1)
+                down = nn.Sequential(conv, norm(dims[i]))
+            blocks: list[nn.Module] = [
+                MetaBlock(
+                    dims[i],
+                    mixer=("attn", BidirectionalGla(dims[i], heads[i], act=False)),
+                    norm=norm,
+                    mlp=SwiGlu(dims[i], multiple=32),
+                    scale=None,
+                    drop_path=rate,
+                )
+                for rate in rates
+            ]
+            stages.append(Stage(down, blocks, norm(dims[i]) if i == len(dims) - 1 else None))
+        self.stages = nn.Sequential(*stages)
+        self.head = PoolHead(dims[-1], num_classes, drop_rate)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) or name.endswith((".fc1", ".fc2")):
+                initialise(module)
+        self._finish(num_classes, in_chans, list(dims), [patch * 2**i for i in range(len(dims))])
+
+
 SIZES = {
     "vig_t": Size({}),
     "vig_s": Size({"dim": 384, "heads": 6}),
@@ -144,3 +232,18 @@ SIZES = {
 }
 
 register(ViG, SIZES)
+register(
+    HierarchicalViG,
+    {
+        "vig_h_t": Size({}),
+        "vig_h_s": Size({"depths": (2, 2, 17, 2)}),
+        "vig_h_b": Size(
+            {"depths": (2, 2, 17, 2), "dims": (128, 256, 512, 1024), "heads": (4, 8, 16, 32)}
+        ),
+        "vig_h_mini32": Size(
+            {"depths": (1, 2, 2), "dims": (32, 64, 128), "heads": (1, 2, 4), "patch": 2},
+            side=32,
+            crop=1.0,
+        ),
+    },
+)

@@ -74,12 +74,13 @@ class BidirectionalGla(nn.Module):
         dim: channels.
         heads: how many share them.
         key_ratio: channels of queries and keys over those of values.
+        act: SiLU behind the 3x3 and before the last layer.
 
     Shapes: (B, dim, H, W) to the same.
     Raises: FoveateError if heads do not divide the channels.
     """
 
-    def __init__(self, dim: int, heads: int = 4, key_ratio: float = 0.5) -> None:
+    def __init__(self, dim: int, heads: int = 4, key_ratio: float = 0.5, act: bool = True) -> None:
         super().__init__()
         keys = int(dim * key_ratio)
         if dim % heads or keys % heads:
@@ -88,6 +89,7 @@ class BidirectionalGla(nn.Module):
                 "another number of heads"
             )
         self.heads, self.parts = heads, (keys, keys, dim)
+        self.act = nn.SiLU() if act else nn.Identity()
         self.local = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
         self.qkv_proj = nn.Linear(dim, sum(self.parts), bias=False)
         self.gk_proj = nn.Sequential(
@@ -102,7 +104,7 @@ class BidirectionalGla(nn.Module):
             nn.init.xavier_uniform_(layer.weight, gain=2**-2.5)  # pyright: ignore
 
     def forward(self, x: Tensor) -> Tensor:
-        near = F.silu(self.local(x)).flatten(2).mT
+        near = self.act(self.local(x)).flatten(2).mT
         q, k, v = (self._split(t) for t in self.qkv_proj(near).split(self.parts, dim=-1))
         forth, back = self.gk_proj(near).chunk(2, dim=-1)
         gates = torch.cat((self._split(forth), self._split(back).flip(2)), dim=1)
@@ -112,7 +114,7 @@ class BidirectionalGla(nn.Module):
         far = self.g_norm((forth + back.flip(2)) / 2)
         share = self._split(self.g_proj(near).sigmoid())
         mixed = far * share + self.l_norm(self._split(near)) * (1 - share)
-        out = self.o_proj(F.silu(mixed.transpose(1, 2).flatten(2)))
+        out = self.o_proj(self.act(mixed.transpose(1, 2).flatten(2)))
         return out.mT.unflatten(2, x.shape[2:])
 
     def _split(self, x: Tensor) -> Tensor:
