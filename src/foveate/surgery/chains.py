@@ -1,0 +1,237 @@
+"""Layers and the norms and activations that follow them, seen in one forward pass.
+
+Modules do not say in which order they are called, so every torch function is
+watched: which values it takes, and which it makes.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from foveate.measure.formulas import tensors
+from foveate.surgery.edit import replace_module
+from foveate.surgery.layers import is_plain_layer
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
+MOVES = {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "squeeze"}
+MOVES |= {"unsqueeze", "max_pool2d", "relu", "relu_", "__getitem__", "chunk", "split"}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A convolution or linear layer, and what is done to its output and to nothing else.
+
+    Attributes:
+        name: of the layer, as `named_modules` has it.
+        layer: itself.
+        norm: name of the batch norm that alone takes its output, or None.
+        top: where a ReLU that alone takes the output of that cuts off: inf, or
+            6 for ReLU6; None if there is none.
+        source: name of the layer whose values, moved, pooled by maximum or cut
+            off at most, are the input; None if they are computed otherwise.
+        shape: of the output of the layer in that pass.
+        calls: of the layer in that pass.
+        first: whether no layer comes before it.
+        last: whether no layer comes after it.
+    """
+
+    name: str
+    layer: Any
+    norm: str | None
+    top: float | None
+    source: str | None
+    shape: tuple[int, ...]
+    calls: int
+    first: bool
+    last: bool
+
+
+@torch.no_grad()
+def chains(
+    model: nn.Module, x: Tensor, is_layer: Callable[[nn.Module], bool] = is_plain_layer
+) -> dict[str, Chain]:
+    """Every plain convolution and linear layer that a model calls, in the order of the first calls.
+
+    Args:
+        model: run once, in evaluation mode; its mode is restored.
+        x: an input of it.
+        is_layer: which modules are meant.
+    """
+    was_training = model.training
+    model.eval()
+    watch = _Watch(is_layer)
+    handles = [h for name, m in model.named_modules() for h in watch.hook(name, m)]
+    try:
+        with watch:
+            watch.taken_out(model(x))
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    modules = dict(model.named_modules())
+    ends: dict[int, str] = {}
+    found: dict[str, Chain] = {}
+    for name, visits in watch.layers.items():
+        layer: Any = modules[name]
+        before, after = visits[-1]
+        norm, top = None, None
+        if len(visits) == 1 and len(watch.shapes[after]) == layer.weight.ndim:
+            norm, after = watch.norm_of(after, modules)
+        if len(visits) == 1:
+            top, after = watch.clip_of(after)
+        source = watch.source(before, ends) if len(visits) == 1 else None
+        ends[after] = name
+        shape = watch.shapes[visits[-1][1]]
+        first, last = watch.is_first(visits), watch.is_last(visits)
+        found[name] = Chain(name, layer, norm, top, source, shape, len(visits), first, last)
+    return found
+
+
+def lift_norm(model: nn.Module, chain: Chain) -> nn.Module | None:
+    """Take the norm of a chain out of its model; an activation that it holds stays.
+
+    Returns: the norm, or None if the chain has none.
+    """
+    if chain.norm is None:
+        return None
+    norm: Any = model.get_submodule(chain.norm)
+    rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+    replace_module(model, chain.norm, nn.Sequential(*rest) if rest else nn.Identity())
+    return norm
+
+
+@dataclass(frozen=True)
+class _Call:
+    name: str
+    takes: tuple[int, ...]
+    makes: tuple[int, ...]
+    top: float | None = None
+
+
+class _Watch(TorchFunctionMode):
+    """Numbers the values that a forward pass makes."""
+
+    def __init__(self, is_layer: Callable[[nn.Module], bool]) -> None:
+        super().__init__()
+        self.is_layer = is_layer
+        self.uses: defaultdict[int, list[_Call]] = defaultdict(list)
+        self.made_by: dict[int, _Call] = {}
+        self.layers: dict[str, list[tuple[int, int]]] = {}
+        self.norms: dict[int, str] = {}
+        self.shapes: dict[int, tuple[int, ...]] = {}
+        self._numbers: dict[int, int] = {}
+        self._alive: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        takes = tuple(self.number(t) for t in (*tensors(args), *tensors(kwargs)))
+        out = func(*args, **kwargs)
+        results = list(tensors(out))
+        if results or name == "__setitem__":
+            makes = tuple(self.number(t, new=True) for t in results)
+            call = _Call(name, takes, makes, _top(name, args, kwargs))
+            for value in takes:
+                self.uses[value].append(call)
+            for value in call.makes:
+                self.made_by[value] = call
+        return out
+
+    def number(self, tensor: Tensor, new: bool = False) -> int:
+        """The number of a value; what is changed in place becomes a new one."""
+        if new or id(tensor) not in self._numbers:
+            self._alive.append(tensor)
+            self._numbers[id(tensor)] = len(self._alive)
+            self.shapes[len(self._alive)] = tuple(tensor.shape)
+        return self._numbers[id(tensor)]
+
+    def hook(self, name: str, module: nn.Module) -> list[RemovableHandle]:
+        """Have a layer or norm tell what it takes and makes."""
+        if not (self.is_layer(module) or type(module) in NORMS):
+            return []
+        takes: list[int] = []
+
+        def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            takes.append(self.number(args[0]))
+            if type(module) in NORMS:
+                self.norms[takes[-1]] = name
+
+        def after(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            if self.is_layer(module):
+                self.layers.setdefault(name, []).append((takes[-1], self.number(out)))
+
+        return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+
+    def taken_out(self, out: Any) -> None:
+        """The model's outputs are used by whoever called it."""
+        for tensor in tensors(out):
+            self.uses[self.number(tensor)].append(_Call("", (), ()))
+
+    def norm_of(self, value: int, modules: dict[str, nn.Module]) -> tuple[str | None, int]:
+        """The norm that alone takes a value, and what it makes of it."""
+        name, call = self.norms.get(value), self._only_use(value)
+        if name is None or call is None or call.name != "batch_norm":
+            return None, value
+        norm: Any = modules[name]
+        if norm.running_mean is None:
+            return None, value
+        return name, call.makes[0]
+
+    def clip_of(self, value: int) -> tuple[float | None, int]:
+        """Where a ReLU that alone takes a value cuts it off, and what it makes of it."""
+        call = self._only_use(value)
+        if call is None or call.top is None:
+            return None, value
+        return call.top, call.makes[0]
+
+    def source(self, value: int, ends: dict[int, str]) -> str | None:
+        """The layer whose output, moved at most, is a value."""
+        while value not in ends:
+            call = self.made_by.get(value)
+            if call is None or call.name not in MOVES or len(call.takes) != 1:
+                return None
+            value = call.takes[0]
+        return ends[value]
+
+    def is_first(self, visits: list[tuple[int, int]]) -> bool:
+        """Whether what a layer takes comes from no layer."""
+        made = {after for visits in self.layers.values() for _, after in visits}
+        calls = self.made_by
+        before = _reached(visits[0][:1], lambda v: calls[v].takes if v in calls else ())
+        return not made & before
+
+    def is_last(self, visits: list[tuple[int, int]]) -> bool:
+        """Whether what a layer makes goes to no layer."""
+        taken = {before for visits in self.layers.values() for before, _ in visits}
+        return not taken & _reached(
+            visits[-1][1:], lambda v: [made for call in self.uses[v] for made in call.makes]
+        )
+
+    def _only_use(self, value: int) -> _Call | None:
+        uses = self.uses[value]
+        return uses[0] if len(uses) == 1 and uses[0].makes else None
+
+
+def _reached(begin: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> set[int]:
+    """All that can be reached, the beginning included."""
+    found, waiting = set(begin), list(begin)
+    while waiting:
+        new = set(neighbours(waiting.pop())) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def _top(name: str, args: tuple[Any, ...], fields: dict[str, Any]) -> float | None:
+    """Where a ReLU cuts off, if a function with these arguments is one."""
+    if name in ("hardtanh", "hardtanh_"):
+        low, high = (*args[1:], -1.0, 1.0)[:2]
+        return fields.get("max_val", high) if fields.get("min_val", low) == 0 else None
+    return {"relu": float("inf"), "relu_": float("inf"), "relu6": 6.0}.get(name)

@@ -1,0 +1,85 @@
+"""Which norm and ReLU follow a layer, in models that say it in different ways."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from foveate.surgery.chains import chains
+
+INF = float("inf")
+
+
+class Wired(nn.Module):
+    """Layers a, b and a norm n, wired by a function of the module and its input."""
+
+    def __init__(self, wire):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.n, self.act = nn.BatchNorm2d(3), nn.ReLU(inplace=True)
+        self.wire = wire
+
+    def forward(self, x):
+        return self.wire(self, x)
+
+
+def used_twice(m, x):
+    y = m.a(x)
+    return m.b(m.n(y)) + y
+
+
+def changed_in_place(m, x):
+    y = m.a(x)
+    y[:, 0] = 0
+    return m.b(m.n(y))
+
+
+CASES = {
+    "modules": (
+        lambda m, x: m.b(m.act(m.n(m.a(x)))),
+        {"a": ("n", INF, None), "b": (None, None, "a")},
+    ),
+    "functions": (
+        lambda m, x: m.b(F.max_pool2d(F.relu6(m.n(m.a(x))), 2)),
+        {"a": ("n", 6.0, None), "b": (None, None, "a")},
+    ),
+    "methods": (
+        lambda m, x: m.b(m.a(x).relu_().flip(2)).relu(),
+        {"a": (None, INF, None), "b": (None, INF, None)},
+    ),
+    "a second use": (used_twice, {"a": (None, None, None), "b": (None, None, None)}),
+    "in place": (changed_in_place, {"a": (None, None, None), "b": (None, None, None)}),
+    "twice the same layer": (
+        lambda m, x: m.b(m.n(m.a(m.a(x)))),
+        {"a": (None, None, None), "b": (None, None, None)},
+    ),
+    "another activation": (
+        lambda m, x: m.b(F.silu(m.n(m.a(x)))),
+        {"a": ("n", None, None), "b": (None, None, None)},
+    ),
+    "an output": (lambda m, x: (lambda y: (y, m.n(y)))(m.a(x)), {"a": (None, None, None)}),
+    "split and moved": (
+        lambda m, x: m.b(m.a(x)[:, :, 1:].permute(0, 1, 3, 2)),
+        {"a": (None, None, None), "b": (None, None, "a")},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_wirings(case):
+    wire, expected = case
+    model = Wired(wire).train()
+    found = chains(model, torch.randn(2, 3, 4, 4))
+    assert {k: (v.norm, v.top, v.source) for k, v in found.items()} == expected
+    assert model.training
+    assert model.n.num_batches_tracked == 0
+
+
+def test_norms_that_hold_their_activation():
+    model = timm.create_model("mobilenetv2_035")
+    found = chains(model, torch.randn(1, 3, 32, 32))
+    assert len(found) == 53
+    assert [c.norm is not None for c in found.values()] == [True] * 52 + [False]
+    assert sum(c.top == 6.0 for c in found.values()) == 35
+    assert found["conv_stem"].shape == (1, 16, 16, 16)
