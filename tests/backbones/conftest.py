@@ -43,6 +43,36 @@ def twins(tmp_path):
     return build
 
 
+@pytest.fixture
+def agrees_with_timm(twins):
+    """Compares outputs and maps with timm's, on images of a size."""
+
+    def check(name: str, size: tuple[int, int]) -> None:
+        reference, ours = twins(name)
+        images = torch.randn(2, 3, *size)
+        with torch.inference_mode():
+            _, maps = reference.forward_intermediates(images)
+            our_maps = ours.forward_intermediates(images, intermediates_only=True)
+            torch.testing.assert_close(ours(images), reference(images), atol=1e-4, rtol=1e-4)
+        for ours_at, theirs_at in zip(our_maps, maps, strict=True):
+            torch.testing.assert_close(ours_at, theirs_at, atol=1e-3, rtol=1e-4)
+
+    return check
+
+
+@pytest.fixture
+def has_timms_parameters():
+    """Compares how many numbers each parameter has."""
+
+    def check(name: str) -> None:
+        with torch.device("meta"):
+            ours, theirs = create_model(name), timm.create_model(name)
+        shapes = [sorted(p.numel() for p in model.parameters()) for model in (ours, theirs)]
+        assert shapes[0] == shapes[1]
+
+    return check
+
+
 def oracle_tensor(name: str, shape: list[int]) -> torch.Tensor:
     """The weights that the oracles were computed with, a rule of their names."""
     values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(

@@ -14,24 +14,14 @@ SLUGS = [name for name in SIZES if "mini" not in name]
 
 @pytest.mark.paper("fasternet")
 @pytest.mark.parametrize("name", ["fasternet_t0", "fasternet_t2"])
-def test_timms_outputs_and_maps(twins, name):
-    reference, ours = twins(name)
-    images = torch.randn(2, 3, 96, 64)
-    with torch.inference_mode():
-        _, maps = reference.forward_intermediates(images)
-        our_maps = ours.forward_intermediates(images, intermediates_only=True)
-        torch.testing.assert_close(ours(images), reference(images), atol=1e-4, rtol=1e-4)
-    for ours_at, theirs_at in zip(our_maps, maps, strict=True):
-        torch.testing.assert_close(ours_at, theirs_at, atol=1e-4, rtol=1e-4)
+def test_timms_outputs_and_maps(agrees_with_timm, name):
+    agrees_with_timm(name, (96, 64))
 
 
 @pytest.mark.paper("fasternet")
 @pytest.mark.parametrize("name", SLUGS)
-def test_timms_parameters(name):
-    with torch.device("meta"):
-        ours, theirs = create_model(name), timm.create_model(name)
-    shapes = [sorted(p.numel() for p in model.parameters()) for model in (ours, theirs)]
-    assert shapes[0] == shapes[1]
+def test_timms_parameters(has_timms_parameters, name):
+    has_timms_parameters(name)
 
 
 def test_the_authors_names_load(tmp_path):

@@ -1,11 +1,9 @@
 """FastViT: timm's outputs through our contract, and our RepMixer against timm's in both forms."""
 
 import pytest
-import timm
 import torch
 from timm.models.fastvit import RepMixer as TheirMixer
 
-from foveate.backbones import create_model
 from foveate.backbones.fastvit import SIZES
 from foveate.ops.fastvit import RepMixer
 
@@ -14,23 +12,13 @@ SLUGS = [name for name in SIZES if "mini" not in name]
 
 @pytest.mark.paper("fastvit")
 @pytest.mark.parametrize("name", ["fastvit_t8", "fastvit_sa12"])
-def test_timms_outputs_and_maps(twins, name):
-    reference, ours = twins(name)
-    images = torch.randn(2, 3, 96, 64)
-    with torch.inference_mode():
-        _, maps = reference.forward_intermediates(images)
-        our_maps = ours.forward_intermediates(images, intermediates_only=True)
-        torch.testing.assert_close(ours(images), reference(images), atol=1e-4, rtol=1e-4)
-    for ours_at, theirs_at in zip(our_maps, maps, strict=True):
-        torch.testing.assert_close(ours_at, theirs_at, atol=1e-4, rtol=1e-4)
+def test_timms_outputs_and_maps(agrees_with_timm, name):
+    agrees_with_timm(name, (96, 64))
 
 
 @pytest.mark.parametrize("name", SLUGS)
-def test_timms_parameters(name):
-    with torch.device("meta"):
-        ours, theirs = create_model(name), timm.create_model(name)
-    shapes = [sorted(p.numel() for p in model.parameters()) for model in (ours, theirs)]
-    assert shapes[0] == shapes[1]
+def test_timms_parameters(has_timms_parameters, name):
+    has_timms_parameters(name)
 
 
 @pytest.mark.paper("fastvit")

@@ -1,7 +1,6 @@
 """LeViT, against timm's with the same weights; its merged form; and the authors' own names."""
 
 import pytest
-import timm
 import torch
 
 from foveate.backbones import create_model, load_weights
@@ -14,24 +13,14 @@ SLUGS = [name for name in SIZES if "mini" not in name]
 
 @pytest.mark.paper("levit")
 @pytest.mark.parametrize("name", ["levit_128s", "levit_192"])
-def test_timms_outputs_and_maps(twins, name):
-    reference, ours = twins(name)
-    images = torch.randn(2, 3, 224, 224)
-    with torch.inference_mode():
-        _, maps = reference.forward_intermediates(images)
-        our_maps = ours.forward_intermediates(images, intermediates_only=True)
-        torch.testing.assert_close(ours(images), reference(images), atol=1e-4, rtol=1e-4)
-    for ours_at, theirs_at in zip(our_maps, maps, strict=True):
-        torch.testing.assert_close(ours_at, theirs_at, atol=1e-3, rtol=1e-4)
+def test_timms_outputs_and_maps(agrees_with_timm, name):
+    agrees_with_timm(name, (224, 224))
 
 
 @pytest.mark.paper("levit")
 @pytest.mark.parametrize("name", SLUGS)
-def test_timms_parameters(name):
-    with torch.device("meta"):
-        ours, theirs = create_model(name), timm.create_model(name)
-    shapes = [sorted(p.numel() for p in model.parameters()) for model in (ours, theirs)]
-    assert shapes[0] == shapes[1]
+def test_timms_parameters(has_timms_parameters, name):
+    has_timms_parameters(name)
 
 
 def test_published_parameter_counts():

@@ -50,6 +50,7 @@ def choosing_for_each_image_is_better(lab: Lab) -> Finding:
         unit=" points",
         details={name: float(np.mean(values)) for name, values in figures.items()},
         note=f"Three 3x3 convolutions, {lab.source} at {SIZE} pixels, r = {RATIO}, {SEEDS} seeds; "
+        "with r = 0.6 both lose half of their accuracy, with 0.8 a quarter is saved; "
         "multiply-adds are those of the filters that are computed, with the heads'.",
     )
 

@@ -27,7 +27,8 @@ class SelfAttention(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(attend(*self.qkv(x).chunk(3, dim=1), self.heads))
+        q, k, v = self.qkv(x).chunk(3, dim=1)
+        return self.proj(attend(q, k, v, self.heads))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -35,8 +36,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
     Shapes: queries (B, C, H, W), keys and values (B, C, h, w), to (B, C, H, W).
     """
-    mixed = F.scaled_dot_product_attention(*(split_heads(t, heads) for t in (q, k, v)))
-    return join_heads(mixed, q.shape[2:])
+    size = q.shape[2:]
+    q, k, v = (split_heads(t, heads) for t in (q, k, v))
+    return join_heads(F.scaled_dot_product_attention(q, k, v), size)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -42,4 +42,5 @@ class SpatialReductionAttention(nn.Module):
                 "give larger images or a lower ratio"
             )
         seen = self.norm(self.sr(x)) if self.ratio > 1 else x
-        return self.proj(attend(self.q(x), *self.kv(seen).chunk(2, dim=1), self.heads))
+        k, v = self.kv(seen).chunk(2, dim=1)
+        return self.proj(attend(self.q(x), k, v, self.heads))
