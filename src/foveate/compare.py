@@ -160,8 +160,12 @@ def _mixing(file: str, name: str) -> type[nn.Module] | None:
     if [p.name for p in required] != ["dim"]:
         return None
     x = torch.zeros(1, REFERENCE_WIDTH, 8, 8)
-    with torch.no_grad():
-        return cls if cls(REFERENCE_WIDTH).eval()(x).shape == x.shape else None
+    try:
+        with torch.no_grad():
+            mixed = cls(REFERENCE_WIDTH).eval()(x)
+    except (RuntimeError, TypeError, FoveateError):  # it works on something other than one map
+        return None
+    return cls if isinstance(mixed, torch.Tensor) and mixed.shape == x.shape else None
 
 
 def _size_for(data: Dataset) -> int:

@@ -30,7 +30,7 @@ class GatedPositionalSelfAttention(nn.Module):
     Raises: FoveateError if heads do not divide dim.
     """
 
-    def __init__(self, dim: int, heads: int = 9, bias: bool = False, strength: float = 1.0) -> None:
+    def __init__(self, dim: int, heads: int = 4, bias: bool = False, strength: float = 1.0) -> None:
         super().__init__()
         require_heads(dim, heads)
         self.heads, self.strength = heads, strength
