@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from foveate.backbones import create_model
 from foveate.errors import FoveateError
 from foveate.explain import saliency
 
@@ -89,6 +90,25 @@ def test_lies_in_the_unit_interval_and_reaches_one(net, images):
 def test_tokens_give_the_same_as_the_map_they_came_from(net, images):
     found = saliency(Vision(Tokens(net)), images, TARGETS)
     np.testing.assert_allclose(found, closed_form(net, images), atol=1e-5)
+
+
+def test_a_class_token_net_is_explained_at_the_places_that_its_last_block_sees():
+    """In rows one pixel wide: weights are mean gradients, and the class token is no place."""
+    torch.manual_seed(0)
+    model = create_model("pvt_mini32", num_classes=4).eval()
+    photos = torch.rand(5, 3, 64, 96)
+    found = saliency(Vision(model), photos, TARGETS)
+    assert found.shape == (5, 64, 96)
+    kept = []
+    seen = model.stages[2].blocks[1].norm1
+    seen.register_forward_hook(lambda m, i, y: (y.retain_grad(), kept.append(y))[0])
+    model(photos)[range(5), TARGETS].sum().backward()
+    places, slopes = kept[0].detach()[:, :, 1:, 0], kept[0].grad[:, :, 1:, 0]
+    cam = (slopes.mean(2, keepdim=True) * places).sum(1).relu().view(5, 1, 8, 12)
+    cam = torch.nn.functional.interpolate(cam, (64, 96), mode="bilinear")[:, 0]
+    peak = cam.amax((1, 2), keepdim=True)
+    expected = torch.where(peak > 0, cam / peak, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_takes_bytes_and_arrays(net, images):
