@@ -416,11 +416,11 @@ MEASURING = {
     "comparison of one": (["compare", "identity"], "two mixers"),
     "comparison with an unknown mixer": (["compare", "identity", "attention9"], "depthwise3"),
     "comparison at equal something": (
-        ["compare", "identity", "pflayer", "--equal", "it"],
+        ["compare", "identity", "eca", "--equal", "it"],
         "params",
     ),
-    "comparison without training": (["compare", "identity", "pflayer", "--epochs", "0"], "epochs"),
-    "comparison on nothing": (["compare", "identity", "pflayer", "--data", "nowhere"], "nowhere"),
+    "comparison without training": (["compare", "identity", "eca", "--epochs", "0"], "epochs"),
+    "comparison on nothing": (["compare", "identity", "eca", "--data", "nowhere"], "nowhere"),
     "no claim named": (["reproduce"], "--all"),
     "claims named, and all": (["reproduce", "pflayer", "--all"], "--all"),
     "claim of an unknown paper": (["reproduce", "pflayr"], "pflayer"),
@@ -453,7 +453,7 @@ def test_measuring_leaves_pages(foveate, tmp_path, monkeypatch):
     assert foveate("profile", "sprint_s", "--resolution", "32", "--seconds", "0.1") == 0
     assert "openvino" in foveate.out
     assert "</html>" in (tmp_path / "profile.html").read_text()
-    words = ["compare", "identity", "pflayer", "--epochs", "1", "--seeds", "2", "--json"]
+    words = ["compare", "identity", "eca", "--epochs", "1", "--seeds", "2", "--json"]
     assert foveate(*words) == 0
     assert {row["name"] for row in json.loads(foveate.out)["mixers"]} == {"identity", "pflayer"}
     assert "</html>" in (tmp_path / "comparison.html").read_text()

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from foveate.backbones.base import ADAMW, Backbone, Size
-from foveate.backbones.parts import DropPath, PoolHead, Stage, drop_path_rates, require_stages
+from foveate.backbones.parts import (
+    DropPath,
+    PoolHead,
+    Stage,
+    drop_path_rates,
+    require_stages,
+    stem_strides,
+)
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.conv_norm import ConvNorm
@@ -91,7 +98,7 @@ class EMOv2(Backbone):
             attention heads' channels of each stage.
         attend: stages whose blocks, but the first, attend.
         window: side of the attention's windows.
-        patch: stride of the stem and the first stage: 4 as published, 1 for small images.
+        patch: stride of the stem and the first stage: 4 as published, 1 or 2 for small images.
         scale: initial layer scale, which the first block of a stage has without a
             residual; short trainings need more than the published one.
         drop_rate, drop_path_rate: dropout before the classifier, and the
@@ -132,7 +139,7 @@ class EMOv2(Backbone):
     ) -> None:
         super().__init__()
         require_stages(depths=depths, dims=dims, ratios=ratios, head_dims=head_dims, attend=attend)
-        first, second = {1: (1, 1), 4: (2, 2)}[patch]
+        first, second = stem_strides(patch)
         dim = dims[0] // 2
         self.stem = nn.Sequential(
             ConvNorm(in_chans, dim, 3, first, bias=True, eps=EPS),

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from foveate.backbones.base import ADAMW, Backbone, Size
-from foveate.backbones.parts import DropPath, NormHead, Stage, drop_path_rates, require_stages
+from foveate.backbones.parts import (
+    DropPath,
+    NormHead,
+    Stage,
+    drop_path_rates,
+    require_stages,
+    stem_strides,
+)
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.conv_norm import ConvNorm
@@ -115,7 +122,7 @@ class LSNet(Backbone):
         depths, dims: blocks and channels of each stage.
         key_dim, heads: of the last stage's attention.
         side: of the images that the attention's biases were made for.
-        patch: stride of the stem: 8 as published, 1 for small images.
+        patch: stride of the stem: 8 as published, 1 to 4 for small images.
         deploy: build the merged form.
         drop_rate, drop_path_rate: dropout before the classifier, and the
             largest rate of stochastic depth.
@@ -163,7 +170,7 @@ class LSNet(Backbone):
     ) -> None:
         super().__init__()
         require_stages(depths=depths, dims=dims)
-        strides = {8: (2, 2, 2), 1: (1, 1, 1)}[patch]
+        strides = stem_strides(patch, 3)
         widths = (in_chans, dims[0] // 4, dims[0] // 2, dims[0])
         stem: list[nn.Module] = []
         for i, stride in enumerate(strides):

@@ -16,6 +16,7 @@ from foveate.backbones.parts import (
     Stage,
     drop_path_rates,
     initialise,
+    overlapping_patches,
     require_stages,
 )
 from foveate.backbones.registry import register
@@ -117,10 +118,8 @@ class ParCNetV2(Backbone):
     ) -> None:
         super().__init__()
         require_stages(depths=depths, dims=dims)
-        kernel = {1: 3, 2: 5, 4: 7}[patch]
-        pad = 2 if patch == 4 else kernel // 2
         self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, dims[0], kernel, stride=patch, padding=pad), UnitNorm2d(dims[0])
+            overlapping_patches(in_chans, dims[0], patch), UnitNorm2d(dims[0])
         )
         stages = []
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):

@@ -343,14 +343,28 @@ def initialise(module: nn.Module, by_fan: bool = False) -> None:
             nn.init.zeros_(part.bias)
 
 
-def stem_strides(patch: int) -> tuple[int, int]:
-    """Strides of a stem's two convolutions that together make `patch`.
+def stem_strides(patch: int, count: int = 2) -> tuple[int, ...]:
+    """Strides of a stem's `count` convolutions that together make `patch`, the large ones first.
 
-    Raises: FoveateError unless it is 1, 2 or 4.
+    Raises: FoveateError unless it is a power of 2 that they can make.
     """
-    if patch not in (1, 2, 4):
-        raise FoveateError(f"patch is {patch}: give 1, 2 or 4")
-    return min(patch, 2), max(patch // 2, 1)
+    _require_patch(patch, [2**i for i in range(count + 1)])
+    return tuple(2 if patch >= 2 ** (i + 1) else 1 for i in range(count))
+
+
+def overlapping_patches(in_chans: int, dim: int, patch: int) -> nn.Conv2d:
+    """A convolution of stride `patch` whose windows overlap: 7x7 for patches of 4 pixels.
+
+    Raises: FoveateError unless the patch is 1, 2 or 4.
+    """
+    _require_patch(patch, [1, 2, 4])
+    kernel, pad = {1: (3, 1), 2: (5, 2), 4: (7, 2)}[patch]
+    return nn.Conv2d(in_chans, dim, kernel, stride=patch, padding=pad)
+
+
+def _require_patch(patch: int, able: list[int]) -> None:
+    if patch not in able:
+        raise FoveateError(f"patch is {patch}: give one of {', '.join(map(str, able))}")
 
 
 def patch_stem(

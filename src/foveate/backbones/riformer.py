@@ -15,6 +15,7 @@ from foveate.backbones.parts import (
     Stage,
     drop_path_rates,
     initialise,
+    overlapping_patches,
     require_stages,
 )
 from foveate.backbones.registry import register
@@ -128,9 +129,7 @@ class RIFormer(Backbone):
     ) -> None:
         super().__init__()
         require_stages(depths=depths, dims=dims)
-        kernel = {1: 3, 2: 5, 4: 7}[patch]
-        pad = 2 if patch == 4 else kernel // 2
-        self.stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], kernel, stride=patch, padding=pad))
+        self.stem = nn.Sequential(overlapping_patches(in_chans, dims[0], patch))
         stages = []
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             down: nn.Module = nn.Identity()
