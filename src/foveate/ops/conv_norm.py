@@ -14,7 +14,8 @@ class ConvNorm(nn.Sequential):
         gain: initial scale of the norm; 0 lets a residual branch begin as nothing.
         bias: of the convolution, which the norm makes superfluous.
         eps: of the norm.
-        pad: zeros at each side; by default half the kernel.
+        pad: zeros at each side; by default as many as keep the size at stride 1.
+        dilation: of the kernel.
 
     Shapes: (B, dim, H, W) to (B, dim_out, H / stride, W / stride).
     """
@@ -30,11 +31,14 @@ class ConvNorm(nn.Sequential):
         bias: bool = False,
         eps: float = 1e-5,
         pad: int | None = None,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         high, wide = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-        around = (high // 2, wide // 2) if pad is None else (pad, pad)
-        self.conv = nn.Conv2d(dim, dim_out, (high, wide), stride, around, groups=groups, bias=bias)
+        around = (dilation * (high // 2), dilation * (wide // 2)) if pad is None else (pad, pad)
+        self.conv = nn.Conv2d(
+            dim, dim_out, (high, wide), stride, around, dilation, groups=groups, bias=bias
+        )
         norm = nn.BatchNorm2d(dim_out, eps=eps)
         nn.init.constant_(norm.weight, gain)
         self.norm: nn.Module = norm
