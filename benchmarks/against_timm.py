@@ -26,7 +26,6 @@ NAMES = (
     "convit_tiny",
     "levit_128s",
     "fasternet_t0",
-    "fastvit_t8",
     "inception_resnet_v2",
     "resnet50",
     "seresnet50",

@@ -1,5 +1,8 @@
 """FastViT: timm's outputs through our contract, and our RepMixer against timm's in both forms."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from timm.models.fastvit import RepMixer as TheirMixer
@@ -49,3 +52,16 @@ def test_the_mixer_equals_timms_in_both_forms():
         torch.testing.assert_close(ours(x), apart)
     torch.testing.assert_close(ours.merged.weight, theirs.reparam_conv.weight)
     assert len(list(ours.parameters())) == 2
+
+
+@pytest.mark.slow
+def test_it_trains_in_channels_last():
+    """In a process of its own, since PyTorch's strided 1x1 convolution may end it."""
+    program = """
+import torch
+from foveate.backbones import create_model
+images = torch.rand(4, 3, 256, 256).contiguous(memory_format=torch.channels_last)
+model = create_model("fastvit_t8").train().to(memory_format=torch.channels_last)
+model(images).square().mean().backward()
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -10,11 +10,24 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from foveate.backbones.base import ADAMW, Backbone, Size
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.merge import fuse_conv_bn_eval, merge
+
+
+class SubsampledPoint(nn.Conv2d):
+    """A strided 1x1 convolution: of the pixels that it sees, and of no others.
+
+    PyTorch's own ends the process when it trains on 3 channels in channels_last
+    (torch 2.15 on CPUs).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        down, right = self.stride
+        return F.conv2d(input[:, :, ::down, ::right], self.weight, self.bias)
 
 
 class FastViTHead(nn.Module):
@@ -80,6 +93,8 @@ class FastViT(Backbone):
             drop_path_rate=drop_path_rate,
         )
         self.stem, self.stages, self.head = net.stem, net.stages, FastViTHead(net)
+        first: Any = self.stem[0]
+        first.conv_scale.conv.__class__ = SubsampledPoint
         strides = [info["reduction"] for info in net.feature_info]
         self._finish(num_classes, in_chans, list(dims), strides)
         self.default_cfg["first_conv"] = "stem.0.conv_kxk.0.conv"
