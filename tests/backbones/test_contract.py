@@ -9,6 +9,7 @@ from foveate.backbones import (
     explanation,
     layer_groups,
     list_models,
+    load_weights,
     sizes,
     smallest_sizes,
     suggest_models,
@@ -55,6 +56,30 @@ def test_classifier_can_be_changed_and_taken_off(model):
     assert model(images).shape == (1, 9)
     model.reset_classifier(0)
     assert model(images).shape == (1, model.head_hidden_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("levit_mini32", {}),
+        ("recnext_mini32", {}),
+        ("glnet_mini32", {"dense": True}),
+        ("svt_mini32", {"dense": True}),
+        ("overlock_mini32", {"auxiliary": True}),
+    ],
+)
+def test_all_classifiers_change_together(name, options, tmp_path):
+    images = torch.randn(2, 3, 64, 64)
+    model = create_model(name, num_classes=4, **options).eval()
+    torch.save(model.state_dict(), tmp_path / "four.pth")
+    for classes in (9, 0, 5):
+        model.reset_classifier(classes)
+        assert model(images).shape == (2, classes or model.head_hidden_size)
+    five = {k: v.shape for k, v in model.state_dict().items()}
+    fresh = create_model(name, num_classes=5, **options)
+    assert {k: v.shape for k, v in fresh.state_dict().items()} == five
+    skipped = load_weights(fresh, tmp_path / "four.pth").skipped
+    assert {k.rsplit(".", 1)[0] for k in skipped} == set(fresh.default_cfg["classifier"])
 
 
 def test_checkpointing_changes_no_gradient(model):

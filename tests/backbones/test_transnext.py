@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from foveate.backbones import create_model
 from foveate.errors import FoveateError
 from foveate.measure import count
+from foveate.ops.attention import split_heads
 from foveate.ops.transnext import AggregatedAttention, CosineAttention, _inside, _pairs
 
 
@@ -38,12 +39,12 @@ def test_one_softmax_over_window_and_pool(size):
     for p in op.parameters():
         torch.nn.init.normal_(p, std=0.5)
     x = torch.randn(2, 12, *size, dtype=torch.float64)
-    q = F.normalize(op.split(op.q(x)), dim=-1)
-    k, v = (op.split(t) for t in op.kv(x).chunk(2, dim=1))
+    q = F.normalize(split_heads(op.q(x), op.heads), dim=-1)
+    k, v = (split_heads(t, op.heads) for t in op.kv(x).chunk(2, dim=1))
     small = (high // 3, wide // 3)
     pool = F.adaptive_avg_pool2d(F.gelu(op.sr(x)), small).permute(0, 2, 3, 1)
     pool = op.norm(pool).permute(0, 3, 1, 2)
-    far_k, far_v = (op.split(t) for t in op.kv(pool).chunk(2, dim=1))
+    far_k, far_v = (split_heads(t, op.heads) for t in op.kv(pool).chunk(2, dim=1))
 
     at = torch.stack(torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij"), -1)
     at = at.view(-1, 2)

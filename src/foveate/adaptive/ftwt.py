@@ -20,7 +20,7 @@ from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.ops.merge import fuse_conv_bn_eval
 from foveate.surgery.chains import Chain, chains, lift_norm
-from foveate.surgery.edit import Covered, Edit, Images, replace_module
+from foveate.surgery.edit import Covered, Edit, Images
 from foveate.surgery.layers import obstacle
 
 PACE = 10.0
@@ -63,7 +63,7 @@ class FireTogether(Edit):
                 why = obstacle(name, module, self.skip) or _reason(module, chain)
                 if chain is not None and not why:
                     layer = MaskedConv(module, lift_norm(model, chain), chain.top, self.ratio)
-                    replace_module(model, name, layer.train(module.training))
+                    model.set_submodule(name, layer.train(module.training))
                 done = why or "computes the filters that its head chooses"
                 coverage.append(Covered(name, type(module).__name__, not why, done))
         return coverage

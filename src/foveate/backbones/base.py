@@ -1,14 +1,17 @@
 """What every backbone can do, written once."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from foveate.backbones.parts import ClassTokenStage
+from foveate.backbones.parts import ClassTokenStage, initialise
 from foveate.errors import FoveateError
 
+MakeClassifier = Callable[[int], nn.Module]
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 ADAMW: dict[str, Any] = {
     "optimizer": "adamw",
@@ -73,6 +76,8 @@ class Backbone(nn.Module):
         feature_info: per stage `num_chs`, `reduction` (stride against the
             input) and `module`.
         least_side: of the smallest images that it takes.
+        more_classifiers: besides the last layer, those that answer in classes: how
+            one for so many is made, by name.
         default_cfg: input size, normalisation and crop, as timm calls them.
 
     Shapes: (B, in_chans, H, W) to (B, num_classes).
@@ -91,9 +96,15 @@ class Backbone(nn.Module):
     head: nn.Module
 
     def _finish(
-        self, num_classes: int, in_chans: int, widths: list[int], strides: list[int]
+        self,
+        num_classes: int,
+        in_chans: int,
+        widths: list[int],
+        strides: list[int],
+        more_classifiers: Mapping[str, MakeClassifier] | None = None,
     ) -> None:
         """Fill in what follows from the widths and total strides of the stages."""
+        self.more_classifiers = more_classifiers or {}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = widths[-1]
@@ -109,7 +120,9 @@ class Backbone(nn.Module):
             "interpolation": "bicubic",
             "crop_pct": 0.875,
             "num_classes": num_classes,
-            "classifier": self.classifier_name,
+            "classifier": (self.classifier_name, *self.more_classifiers)
+            if self.more_classifiers
+            else self.classifier_name,
             "first_conv": "stem.0",
             **IMAGENET,
         }
@@ -216,15 +229,17 @@ class Backbone(nn.Module):
         """A new classifier; 0 classes leave features. `global_pool` can only be `avg`."""
         if global_pool not in (None, "avg"):
             raise FoveateError(f"global_pool is {global_pool!r}: this head pools its own way")
-        width = self.head_hidden_size
-        reference = next(self.parameters())
-        fresh: nn.Module = nn.Identity()
-        if num_classes > 0:
-            fresh = nn.Linear(width, num_classes, device=reference.device, dtype=reference.dtype)
-            nn.init.trunc_normal_(fresh.weight, std=0.02)
-            nn.init.zeros_(fresh.bias)
-        parent, name = self.classifier_name.rsplit(".", 1)
-        setattr(self.get_submodule(parent), name, fresh)
+        had = not isinstance(self.get_classifier(), nn.Identity)
+        main: dict[str, MakeClassifier] = {
+            self.classifier_name: partial(nn.Linear, self.head_hidden_size)
+        }
+        for name, make in {**main, **self.more_classifiers}.items():
+            if had and isinstance(self.get_submodule(name), nn.Identity):
+                continue  # merging has folded it into the last layer
+            fresh = make(num_classes) if num_classes > 0 else nn.Identity()
+            initialise(fresh)
+            reference = next(self.parameters())
+            self.set_submodule(name, fresh.to(reference.device, reference.dtype))
         self.num_classes = num_classes
 
     # ------------------------------------------------------------ what training asks

@@ -3,6 +3,7 @@
 Source: glmix (arXiv 2411.14429, section 3). The authors' code is under MIT.
 """
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -100,7 +101,8 @@ class DenseHead(nn.Module):
         self.norm = nn.BatchNorm2d(dim)
         self.drop = nn.Dropout(drop)
         self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-        self.auxiliary = nn.Conv2d(dim, num_classes, 1) if dense and num_classes else None
+        places = nn.Conv2d(dim, num_classes, 1) if num_classes else nn.Identity()
+        self.auxiliary = places if dense else None
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.norm(x)
@@ -108,7 +110,7 @@ class DenseHead(nn.Module):
         if pre_logits:
             return pooled
         logits = self.fc(pooled)
-        if self.auxiliary is None:
+        if self.auxiliary is None or isinstance(self.fc, nn.Identity):
             return logits
         return logits + AUXILIARY * self.auxiliary(x).amax((2, 3))
 
@@ -197,10 +199,10 @@ class GLNet(Backbone):
         self.stages = nn.Sequential(*stages)
         self.head = DenseHead(dims[-1], num_classes, drop_rate, dense)
         self._initialise()
-        self._finish(num_classes, in_chans, list(dims), [patch * 2**i for i in range(len(dims))])
+        places = {"head.auxiliary": partial(nn.Conv2d, dims[-1], kernel_size=1)} if dense else {}
+        strides = [patch * 2**i for i in range(len(dims))]
+        self._finish(num_classes, in_chans, list(dims), strides, places)
         self.default_cfg["first_conv"] = "stem.1" if overlapping else "stem.0"
-        if dense:
-            self.default_cfg["classifier"] = ("head.fc", "head.auxiliary")
 
     def _initialise(self) -> None:
         """Truncated normal for linear layers, but for queries, keys and values as PyTorch has it;
@@ -212,12 +214,6 @@ class GLNet(Backbone):
                 nn.init.xavier_uniform_(module.qkv.weight)
             elif isinstance(module, GLNetBlock) and module.is_plain:
                 initialise(module.mlp)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        super().reset_classifier(num_classes, global_pool)
-        head: Any = self.head
-        if head.auxiliary is not None:
-            head.auxiliary = DenseHead(self.num_features, num_classes, 0.0, True).auxiliary
 
 
 def _deep_stem(in_chans: int, dim: int, patch: int) -> nn.Sequential:

@@ -5,11 +5,16 @@ Source: levit (arXiv 2104.01136, section 4 and table 1). The authors' code is un
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from foveate.backbones.base import ADAMW, Backbone, Size
-from foveate.backbones.parts import DropPath, Stage, require_stages
+from foveate.backbones.parts import (
+    DropPath,
+    Stage,
+    TwinHead,
+    initialise,
+    require_stages,
+)
 from foveate.backbones.registry import register
 from foveate.catalog import implements
 from foveate.ops.conv_norm import ConvNorm
@@ -27,43 +32,6 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.drop_path(self.m(x))
-
-
-class LevitHead(nn.Module):
-    """Average pool, then batch norm and linear twice: the second learnt from a teacher.
-
-    Shapes: (B, dim, H, W) to (B, num_classes), the mean of both.
-    """
-
-    def __init__(self, dim: int, num_classes: int, drop: float) -> None:
-        super().__init__()
-        self.norm: nn.Module = nn.BatchNorm1d(dim)
-        self.norm_dist: nn.Module | None = nn.BatchNorm1d(dim)
-        self.drop = nn.Dropout(drop)
-        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-        self.fc_dist = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = x.mean((2, 3))
-        if pre_logits or self.norm_dist is None:
-            return x if pre_logits else self.fc(x)
-        told, taught = (self.drop(norm(x)) for norm in (self.norm, self.norm_dist))
-        return (self.fc(told) + self.fc_dist(taught)) / 2
-
-    @torch.no_grad()
-    def merge_branches(self) -> None:
-        """Fold both norms and both layers into one: a mean of affine maps is affine."""
-        if self.norm_dist is None or isinstance(self.fc, nn.Identity):
-            return
-        weight, bias = torch.zeros_like(self.fc.weight), torch.zeros_like(self.fc.bias)
-        pairs: Any = (self.norm, self.fc), (self.norm_dist, self.fc_dist)
-        for norm, layer in pairs:
-            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-            weight += layer.weight * scale / 2
-            bias += (layer.bias + layer.weight @ (norm.bias - norm.running_mean * scale)) / 2
-        self.fc.weight.copy_(weight)
-        self.fc.bias.copy_(bias)
-        self.norm, self.norm_dist, self.fc_dist = nn.Identity(), None, nn.Identity()
 
 
 @implements("levit")
@@ -144,29 +112,13 @@ class LeViT(Backbone):
             stages.append(Stage(down, blocks))
             strides.append(stride)
         self.stages = nn.Sequential(*stages)
-        self.head = LevitHead(dims[-1], num_classes, drop_rate)
-        self._initialise_classifiers()
-        self._finish(num_classes, in_chans, list(dims), strides)
+        self.head = TwinHead(dims[-1], num_classes, drop_rate)
+        initialise(self.head)
+        self._finish(num_classes, in_chans, list(dims), strides, self.head.second)
         self.default_cfg["first_conv"] = "stem.0.conv"
-        self.default_cfg["classifier"] = ("head.fc", "head.fc_dist")
         self.key_rules = _key_rules(depths)
         if deploy:
             merge(self)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """New classifiers, of labels and of the teacher's; 0 classes leave features."""
-        super().reset_classifier(num_classes, global_pool)
-        if self.head.norm_dist is not None:
-            fc: Any = self.head.fc
-            plain = nn.Linear(fc.in_features, num_classes) if num_classes else nn.Identity()
-            self.head.fc_dist = plain.to(next(self.parameters()))
-            self._initialise_classifiers()
-
-    def _initialise_classifiers(self) -> None:
-        for layer in (self.head.fc, self.head.fc_dist):
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
 
 
 def _mlp(dim: int) -> nn.Module:

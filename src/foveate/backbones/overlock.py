@@ -4,6 +4,7 @@ Source: overlock (arXiv 2502.20087, section 3). The authors' code is under Apach
 """
 
 import re
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -331,11 +332,10 @@ class OverLoCK(Backbone):
         self.stages = nn.Sequential(basic(0), basic(1), third, fourth)
         self.head = WideHead(dims[3] + context, hidden, num_classes, drop_rate)
         initialise(self)
-        self.auxiliary_width, self.head_width = dims[3], hidden
+        self.head_width = hidden
+        told = {"stages.2.auxiliary.1.fc": partial(nn.Linear, dims[3])} if auxiliary else {}
         widths = [dims[0], dims[1], dims[2] + context, dims[3] + context]
-        self._finish(num_classes, in_chans, widths, [patch * 2**i for i in range(4)])
-        if auxiliary:
-            self.default_cfg["classifier"] = ("head.fc", "stages.2.auxiliary.1.fc")
+        self._finish(num_classes, in_chans, widths, [patch * 2**i for i in range(4)], told)
         if deploy:
             for module in self.eval().modules():
                 if isinstance(module, DilatedReparam):
@@ -344,12 +344,6 @@ class OverLoCK(Backbone):
     @property
     def classifier_in_features(self) -> int:
         return self.head_width
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        super().reset_classifier(num_classes, global_pool)
-        stage: Any = self.stages[2]
-        if stage.auxiliary is not None:
-            stage.auxiliary[1] = PoolHead(self.auxiliary_width, num_classes)
 
     def layer_groups(self) -> list[list[str]]:
         """As of any backbone; the overview and what it guides follow the base that they see."""

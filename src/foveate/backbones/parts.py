@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -295,6 +296,49 @@ class PoolHead(nn.Module):
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.drop(x.mean((2, 3)))
         return x if pre_logits else self.fc(x)
+
+
+class TwinHead(nn.Module):
+    """Two classifiers behind batch norms, one for labels and one for a teacher; their mean.
+
+    `merge_branches` makes one linear layer of them. Shapes: (B, dim, H, W) to (B, num_classes).
+
+    Attributes:
+        second: how a backbone makes the second classifier anew.
+    """
+
+    def __init__(self, dim: int, num_classes: int, drop: float) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(drop)
+        self.norm: nn.Module = nn.BatchNorm1d(dim)
+        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.norm_dist: nn.Module | None = nn.BatchNorm1d(dim)
+        self.fc_dist = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.second = {"head.fc_dist": partial(nn.Linear, dim)}
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = x.mean((2, 3))
+        if pre_logits or isinstance(self.fc, nn.Identity):
+            return x
+        out = self.fc(self.drop(self.norm(x)))
+        if self.norm_dist is None:
+            return out
+        return (out + self.fc_dist(self.drop(self.norm_dist(x)))) / 2
+
+    @torch.no_grad()
+    def merge_branches(self) -> None:
+        """Fold the norms, and average the two classifiers."""
+        if self.norm_dist is None or isinstance(self.fc, nn.Identity):
+            return
+        pairs: Any = ((self.norm, self.fc), (self.norm_dist, self.fc_dist))
+        weights, biases = [], []
+        for norm, linear in pairs:
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            weights.append(linear.weight * scale)
+            biases.append(linear.bias + linear.weight @ (norm.bias - norm.running_mean * scale))
+        self.fc.weight.copy_(torch.stack(weights).mean(0))
+        self.fc.bias.copy_(torch.stack(biases).mean(0))
+        self.norm, self.norm_dist, self.fc_dist = nn.Identity(), None, nn.Identity()
 
 
 class TokenHead(nn.Module):

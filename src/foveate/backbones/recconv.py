@@ -5,7 +5,6 @@ Source: recconv (arXiv 2412.19628, section 3.3). The authors' code is under Apac
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from foveate.backbones.base import ADAMW, Backbone, Size
@@ -13,7 +12,9 @@ from foveate.backbones.parts import (
     Block,
     ConvNormMlp,
     Stage,
+    TwinHead,
     drop_path_rates,
+    initialise,
     require_stages,
     stem_strides,
 )
@@ -39,43 +40,6 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.token_mixer(x))
         return x + self.mlp(x)
-
-
-class TwinHead(nn.Module):
-    """Two classifiers behind batch norms, one for labels and one for a teacher; their mean.
-
-    `merge_branches` makes one linear layer of them. Shapes: (B, dim, H, W) to (B, num_classes).
-    """
-
-    def __init__(self, dim: int, num_classes: int, drop: float) -> None:
-        super().__init__()
-        self.drop = nn.Dropout(drop)
-        self.norm: nn.Module = nn.BatchNorm1d(dim)
-        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-        self.norm_dist: nn.Module | None = nn.BatchNorm1d(dim)
-        self.fc_dist = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.drop(x.mean((2, 3)))
-        if pre_logits or isinstance(self.fc, nn.Identity):
-            return x
-        out = self.fc(self.norm(x))
-        return out if self.norm_dist is None else (out + self.fc_dist(self.norm_dist(x))) / 2
-
-    @torch.no_grad()
-    def merge_branches(self) -> None:
-        """Fold the norms, and average the two classifiers."""
-        if self.norm_dist is None or isinstance(self.fc, nn.Identity):
-            return
-        pairs: Any = ((self.norm, self.fc), (self.norm_dist, self.fc_dist))
-        weights, biases = [], []
-        for norm, linear in pairs:
-            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-            weights.append(linear.weight * scale)
-            biases.append(linear.bias + linear.weight @ (norm.bias - norm.running_mean * scale))
-        self.fc.weight.copy_(torch.stack(weights).mean(0))
-        self.fc.bias.copy_(torch.stack(biases).mean(0))
-        self.norm, self.norm_dist, self.fc_dist = nn.Identity(), None, nn.Identity()
 
 
 @implements("recconv")
@@ -144,21 +108,12 @@ class RecNeXt(Backbone):
             stages.append(Stage(down, blocks))
         self.stages = nn.Sequential(*stages)
         self.head = TwinHead(dims[-1], num_classes, drop_rate)
-        for name in ("fc", "fc_dist"):
-            classifier = getattr(self.head, name)
-            if isinstance(classifier, nn.Linear):
-                nn.init.trunc_normal_(classifier.weight, std=0.02)
-                nn.init.zeros_(classifier.bias)
-        self._finish(num_classes, in_chans, list(dims), [patch * 2**i for i in range(len(dims))])
+        initialise(self.head)
+        strides = [patch * 2**i for i in range(len(dims))]
+        self._finish(num_classes, in_chans, list(dims), strides, self.head.second)
         self.default_cfg["first_conv"] = "stem.0.conv"
         if deploy:
             merge(self)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        super().reset_classifier(num_classes, global_pool)
-        head: Any = self.head
-        if head.norm_dist is not None:
-            head.fc_dist = nn.Linear(self.num_features, num_classes) if num_classes else head.fc
 
 
 _NAMED = {

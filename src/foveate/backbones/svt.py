@@ -3,6 +3,7 @@
 Source: svt (arXiv 2311.01310, section 3.3). The authors' repository states no licence.
 """
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -82,7 +83,8 @@ class ClassBlockHead(nn.Module):
         self.norm = LayerNorm2d(dim)
         self.drop = nn.Dropout(drop)
         self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-        self.aux = nn.Linear(dim, num_classes) if num_classes and dense else None
+        places = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.aux = places if dense else None
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = x.flatten(2).unsqueeze(3)
@@ -196,7 +198,8 @@ class ScatteringTransformer(Backbone):
             dims[-1], num_classes, heads[-1], mlp_ratios[-1], drop_rate, dense
         )
         initialise(self, by_fan=True)
-        self._finish(num_classes, in_chans, list(dims), strides)
+        places = {"head.aux": partial(nn.Linear, dims[-1])} if dense else {}
+        self._finish(num_classes, in_chans, list(dims), strides, places)
         self.default_cfg["first_conv"] = "stem.0.conv"
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from foveate.catalog import implements
 from foveate.errors import FoveateError
+from foveate.ops.attention import attend
 
 
 class HighMixer(nn.Module):
@@ -46,10 +47,9 @@ class LowMixer(nn.Module):
         size = x.shape[2:]
         if self.pool > 1:
             x = F.avg_pool2d(x, self.pool, ceil_mode=True, count_include_pad=False)
-        small = x.shape[2:]
-        q, k, v = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).mT.unbind(1)
-        mixed = F.scaled_dot_product_attention(q, k, v).mT.flatten(1, 2).unflatten(2, small)
-        return mixed if small == size else F.interpolate(mixed, size)
+        q, k, v = self.qkv(x).chunk(3, dim=1)
+        mixed = attend(q, k, v, self.heads)
+        return mixed if x.shape[2:] == size else F.interpolate(mixed, size)
 
 
 @implements("iformer")

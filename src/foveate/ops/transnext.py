@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from foveate.catalog import implements
 from foveate.errors import FoveateError
+from foveate.ops.attention import require_heads, split_heads
 from foveate.ops.neighbourhood import compare_neighbours, mix_neighbours
 
 HIDDEN = 512
@@ -23,8 +24,7 @@ class _Biased(nn.Module):
 
     def __init__(self, dim: int, heads: int, pretrain: tuple[int, int]) -> None:
         super().__init__()
-        if dim % heads:
-            raise FoveateError(f"{dim} channels cannot be divided among {heads} heads")
+        require_heads(dim, heads)
         self.heads, self.pretrain = heads, pretrain
         self.temperature = nn.Parameter(
             torch.full((heads, 1, 1), AT_FIRST).exp().sub(1).log()  # softplus gives AT_FIRST
@@ -34,10 +34,6 @@ class _Biased(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 1)
         self.cpb_fc1 = nn.Linear(2, HIDDEN)
         self.cpb_fc2 = nn.Linear(HIDDEN, heads)
-
-    def split(self, x: Tensor) -> Tensor:
-        """(B, C, ...) to (B, heads, N, C / heads)."""
-        return x.flatten(2).unflatten(1, (self.heads, -1)).mT
 
     def bias(self, queries: tuple[int, int], keys: tuple[int, int]) -> Tensor:
         """Bias of every pair of places: (heads, N, M)."""
@@ -91,7 +87,7 @@ class AggregatedAttention(_Biased):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2], x.shape[-1]
         small = self._pooled_size(size[0], size[1])
-        q = F.normalize(self.split(self.q(x)), dim=-1)
+        q = F.normalize(split_heads(self.q(x), self.heads), dim=-1)
         inside = _inside(size[0], size[1], self.window, x.device)  # (taps, H, W)
         length = inside.sum(0).add(small[0] * small[1]).to(x.dtype).log().flatten()
         scaled = (q + self.query_embedding) * F.softplus(self.temperature) * length[:, None]
@@ -104,7 +100,7 @@ class AggregatedAttention(_Biased):
 
         pool = F.adaptive_avg_pool2d(F.gelu(self.sr(x)), small)
         pool = self.norm(pool.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        pool_k, pool_v = (self.split(t) for t in self.kv(pool).chunk(2, dim=1))
+        pool_k, pool_v = (split_heads(t, self.heads) for t in self.kv(pool).chunk(2, dim=1))
         far = scaled @ F.normalize(pool_k, dim=-1).mT + self.bias(size, small)
 
         taps = self.window**2
@@ -138,7 +134,7 @@ class CosineAttention(_Biased):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2], x.shape[-1]
-        q, k, v = (self.split(t) for t in self.qkv(x).chunk(3, dim=1))
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=1))
         length = math.log(size[0] * size[1])
         q = (F.normalize(q, dim=-1) + self.query_embedding) * F.softplus(self.temperature) * length
         bias = self.bias(size, size).to(q.dtype)

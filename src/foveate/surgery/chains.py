@@ -16,7 +16,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from foveate.measure.formulas import tensors
-from foveate.surgery.edit import replace_module
 from foveate.surgery.layers import is_plain_layer
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
@@ -103,7 +102,7 @@ def lift_norm(model: nn.Module, chain: Chain) -> nn.Module | None:
         return None
     norm: Any = model.get_submodule(chain.norm)
     rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
-    replace_module(model, chain.norm, nn.Sequential(*rest) if rest else nn.Identity())
+    model.set_submodule(chain.norm, nn.Sequential(*rest) if rest else nn.Identity())
     return norm
 
 

@@ -71,13 +71,3 @@ class Edit:
             yield batch
         if not found:
             raise FoveateError(f"{type(self).__name__} needs images: give batches of them as data")
-
-
-def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put a module where another was.
-
-    Args:
-        name: of the old one, as `named_modules` has it.
-    """
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, new)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.chains import Chain, chains
-from foveate.surgery.edit import Covered, Edit, Images, replace_module
+from foveate.surgery.edit import Covered, Edit, Images
 from foveate.surgery.layers import geometry_of, obstacle, product
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d, nn.GroupNorm)
@@ -78,7 +78,7 @@ class Templates(Edit):
         short = weights - torch.tensordot(mixing, noise, 1)
         bank = Bank(noise + torch.tensordot(mixing.T, short, 1))
         for (name, layer), row in zip(layers, mixing, strict=True):
-            replace_module(model, name, MixedLayer(layer, bank, row).train(layer.training))
+            model.set_submodule(name, MixedLayer(layer, bank, row).train(layer.training))
 
 
 class Bank(nn.Module):

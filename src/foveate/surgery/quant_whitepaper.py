@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.chains import Chain, chains, lift_norm
-from foveate.surgery.edit import Covered, Edit, Images, replace_module
+from foveate.surgery.edit import Covered, Edit, Images
 from foveate.surgery.integers import (
     Grid,
     Grids,
@@ -93,7 +93,7 @@ class Quantise(Edit):
             norm = lift_norm(model, chain)
             layer = QuantisedLayer(chain.layer, norm, chain.top, source, self)
             done[chain.name] = layer.train(chain.layer.training)
-            replace_module(model, chain.name, layer)
+            model.set_submodule(chain.name, layer)
 
     @torch.no_grad()
     def _calibrate(self, model: nn.Module, batches: list[Tensor]) -> None:
