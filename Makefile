@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+BUILD  := pyproject.toml hatch_build.py $(wildcard src/foveate/ops/kernels/native/*.[ch])
 DEMO   ?= runs/demo
 
 .PHONY: demo test test-all lint types docs check clean
@@ -39,10 +40,10 @@ $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/uv
+$(VENV)/.demo: $(BUILD) | $(BIN)/uv
 	UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[all]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/uv
+$(VENV)/.dev: $(BUILD) | $(BIN)/uv
 	UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[dev]"
 	@touch $@

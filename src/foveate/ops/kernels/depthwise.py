@@ -1,0 +1,268 @@
+"""Depthwise convolution that keeps the processor's vector units busy, and its twin.
+
+PyTorch's own takes 5 to 50 times as long to train on CPUs, the longer the
+larger the kernel. `benchmarks/kernels.py` measures it.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+
+from foveate.errors import FoveateError
+from foveate.ops.kernels import native
+
+LARGEST = 31
+"""The largest side of a kernel."""
+
+Pair = tuple[int, int]
+
+
+class Part(ctypes.Structure):
+    """Channels of maps that are convolved with a kernel of their own, or handed on."""
+
+    _fields_ = (
+        ("x", native.View),
+        ("y", native.View),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("batch", "channels", "height", "width")),
+        *((name, ctypes.c_int64) for name in ("out_height", "out_width")),
+        *((name, ctypes.c_int32 * 2) for name in ("kernel", "stride", "pad", "dilation", "stuff")),
+        ("turned", ctypes.c_int32),
+        ("half", ctypes.c_int32),
+    )
+
+
+def part(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None = None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    stuffing: Pair = (1, 1),
+    turned: bool = False,
+) -> Part:
+    """What a kernel does to channels: `y` is written, or, for weight gradients, read.
+
+    Args:
+        x, y: maps in and out, of as many channels; slices of channels will do.
+        weight: float32 (C, 1, kernel_h, kernel_w), dense; None hands `x` on.
+        bias: float32 (C,), or None.
+        stride, padding, dilation: as of a convolution.
+        stuffing: distance of the pixels of `x` once zeros are stuffed between them.
+        turned: whether the kernel is turned over.
+    """
+    return Part(
+        native.View.of(x),
+        native.View.of(y),
+        native.pointer(weight),
+        native.pointer(bias),
+        *x.shape,
+        *y.shape[2:],
+        *(
+            (ctypes.c_int32 * 2)(*pair)
+            for pair in (
+                weight.shape[2:] if weight is not None else (0, 0),
+                stride,
+                padding,
+                dilation,
+                stuffing,
+            )
+        ),
+        turned,
+        x.dtype == torch.bfloat16,
+    )
+
+
+def convolve(parts: Sequence[Part]) -> None:
+    """Convolve several groups of channels of the same maps in one go."""
+    native.call("foveate_depthwise", (Part * len(parts))(*parts), len(parts))
+
+
+def weight_gradient(read: Part, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of weight and bias, in float32, where `read.y` is the gradient of the output."""
+    gradient = torch.empty(weight.shape, dtype=torch.float32)
+    bias = torch.empty(weight.shape[0], dtype=torch.float32)
+    native.call(
+        "foveate_depthwise_weight",
+        ctypes.byref(read),
+        ctypes.c_void_p(gradient.data_ptr()),
+        ctypes.c_void_p(bias.data_ptr()),
+    )
+    return gradient, bias
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+) -> Tensor:
+    """A depthwise convolution: by Foveate's kernel where it can run, else by PyTorch.
+
+    Args:
+        x: maps (B, C, H, W), float32 or bfloat16 for the kernel.
+        weight: (C, 1, kernel_h, kernel_w); odd sides up to 31 for the kernel.
+        bias: (C,), or None.
+        stride, padding, dilation: of both axes, or of each.
+
+    Returns: (B, C, H', W'), in the layout of `x`.
+    Raises: FoveateError if the weight is not one kernel a channel.
+    """
+    if weight.ndim != 4 or weight.shape[1] != 1 or weight.shape[0] != x.shape[1]:
+        raise FoveateError(
+            f"a weight of shape {tuple(weight.shape)} is not one kernel for each of "
+            f"{x.shape[1]} channels: give ({x.shape[1]}, 1, height, width)"
+        )
+    strides, pads, dilations = _pair(stride), _pair(padding), _pair(dilation)
+    if fits(x, weight, bias, pads, dilations):
+        x, weight, bias = cast_like_autocast(x, weight, bias)
+        return _Depthwise.apply(x, weight, bias, strides, pads, dilations)
+    return F.conv2d(x, weight, bias, strides, pads, dilations, groups=x.shape[1])
+
+
+def fits(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, dilation: Pair) -> bool:
+    """Whether the kernel can take these: odd sides, padding within the kernel, plain tensors."""
+    return (
+        native.able(x, weight, bias)
+        and x.ndim == 4
+        and x.numel() > 0
+        and all(
+            side % 2 and side <= LARGEST and 0 <= pad <= spread * (side - 1)
+            for side, pad, spread in zip(weight.shape[2:], padding, dilation, strict=True)
+        )
+    )
+
+
+def cast_like_autocast(*tensors: Tensor | None) -> tuple:
+    """Tensors as convolutions get them: in autocast's type where it is on."""
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    dtype = torch.get_autocast_dtype("cpu")
+    return tuple(t if t is None else t.to(dtype) for t in tensors)
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, stride, padding, dilation):  # noqa: ANN001, ANN205
+        x = native.dense(x)
+        kernel = weight.float().contiguous()
+        sides = [
+            (size + 2 * pad - spread * (side - 1) - 1) // step + 1
+            for size, side, step, pad, spread in zip(
+                x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True
+            )
+        ]
+        if min(sides) < 1:
+            raise FoveateError(
+                f"maps of {x.shape[2]} x {x.shape[3]} pixels are smaller than the kernel of "
+                f"{weight.shape[2]} x {weight.shape[3]}: pad them, or give larger ones"
+            )
+        y = native.like(x, (*x.shape[:2], *sides))
+        offset = None if bias is None else bias.float().contiguous()
+        how = {"stride": stride, "padding": padding, "dilation": dilation}
+        convolve([part(x, y, kernel, offset, **how)])
+        ctx.save_for_backward(x, weight)
+        ctx.how, ctx.bias_dtype = how, None if bias is None else bias.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx, *gradients):  # noqa: ANN001, ANN205
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            found = slow_gradients(gradients[0], x, weight, wanted, **ctx.how)
+        else:
+            found = fast_gradients(gradients[0], x, weight, wanted, **ctx.how)
+        return *found, None, None, None
+
+
+def fast_gradients(
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    wanted: tuple[bool, bool, bool],
+    *,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight and bias by the kernel; those that nobody wants are None."""
+    g = native.dense(g)
+    gx = gw = gb = None
+    if wanted[0]:
+        gx = native.like(g, x.shape)
+        sides = weight.shape[2:]
+        turned = [d * (k - 1) - p for k, p, d in zip(sides, padding, dilation, strict=True)]
+        kernel = weight.float().contiguous()
+        how = {"padding": turned, "dilation": dilation, "stuffing": stride, "turned": True}
+        convolve([part(g, gx, kernel, **how)])
+    if wanted[1] or wanted[2]:
+        read = part(x, g, weight, stride=stride, padding=padding, dilation=dilation)
+        gw, gb = (t.to(weight.dtype) for t in weight_gradient(read, weight))
+    return gx, gw, gb if wanted[2] else None
+
+
+def slow_gradients(
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    wanted: tuple[bool, bool, bool],
+    *,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The same by PyTorch, which can derive them once more."""
+    channels = weight.shape[0]
+    return torch.ops.aten.convolution_backward(
+        g, x, weight, [channels], stride, padding, dilation, False, (0, 0), channels, wanted
+    )
+
+
+def _pair(value: int | Sequence[int]) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """`nn.Conv2d` with a kernel for each channel, computed by `depthwise_conv2d`.
+
+    Args:
+        dim: channels.
+        kernel_size, stride, padding, dilation, bias: as of `nn.Conv2d`; by
+            default the padding keeps the size.
+
+    Shapes: (B, dim, H, W) to (B, dim, H', W').
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | None = None,
+        dilation: int | Pair = 1,
+        bias: bool = True,
+    ) -> None:
+        sides, spreads = _pair(kernel_size), _pair(dilation)
+        if padding is None:
+            padding = (spreads[0] * (sides[0] // 2), spreads[1] * (sides[1] // 2))
+        super().__init__(dim, dim, sides, stride, padding, spreads, groups=dim, bias=bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return conv_forward(self, input, weight, bias)
+
+
+def conv_forward(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What a depthwise `nn.Conv2d` does to maps."""
+    assert not isinstance(conv.padding, str)
+    return depthwise_conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,112 @@
+"""The Inception mixer in one pass over memory: no split, no concatenation."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foveate.ops.kernels import native
+from foveate.ops.kernels.depthwise import (
+    Part,
+    cast_like_autocast,
+    convolve,
+    fits,
+    part,
+    slow_gradients,
+    weight_gradient,
+)
+
+
+def inception_mix(x: Tensor, *weights_and_biases: Tensor) -> Tensor:
+    """Hand the first channels on, and convolve the last groups with a kernel each.
+
+    Args:
+        x: maps (B, C, H, W).
+        weights_and_biases: a weight (c, 1, kernel_h, kernel_w) with odd sides
+            and a bias (c,) for each group in turn; the groups are the last
+            channels, and keep the maps' size.
+
+    Returns: (B, C, H, W).
+    """
+    weights, biases = weights_and_biases[::2], weights_and_biases[1::2]
+    if all(fits(x, w, b, same(w), (1, 1)) for w, b in zip(weights, biases, strict=True)):
+        x, *rest = cast_like_autocast(x, *weights_and_biases)
+        return _Inception.apply(x, *rest)
+    return plain_inception_mix(x, *weights_and_biases)
+
+
+def plain_inception_mix(x: Tensor, *weights_and_biases: Tensor) -> Tensor:
+    """The readable twin of `inception_mix`."""
+    weights, biases = weights_and_biases[::2], weights_and_biases[1::2]
+    widths = [w.shape[0] for w in weights]
+    passed, *groups = x.split([x.shape[1] - sum(widths), *widths], dim=1)
+    mixed = [
+        F.conv2d(group, w, b, padding=same(w), groups=w.shape[0])
+        for group, w, b in zip(groups, weights, biases, strict=True)
+    ]
+    return torch.cat((passed, *mixed), dim=1)
+
+
+def same(weight: Tensor) -> tuple[int, int]:
+    """The padding that keeps a map's size."""
+    return weight.shape[2] // 2, weight.shape[3] // 2
+
+
+class _Inception(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, *weights_and_biases):  # noqa: ANN001, ANN205
+        x = native.dense(x)
+        y = torch.empty_like(x)
+        weights = [w.float().contiguous() for w in weights_and_biases[::2]]
+        biases = [b.float().contiguous() for b in weights_and_biases[1::2]]
+        convolve(_parts(x, y, weights, biases))
+        ctx.save_for_backward(x, *weights_and_biases[::2])
+        return y
+
+    @staticmethod
+    def backward(ctx, *gradients):  # noqa: ANN001, ANN205
+        x, *weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _derivable(gradients[0], x, weights)
+        g = native.dense(gradients[0])
+        gx = None
+        if ctx.needs_input_grad[0]:
+            gx = torch.empty_like(g)
+            kernels = [w.float().contiguous() for w in weights]
+            convolve(_parts(g, gx, kernels, [None] * len(kernels), turned=True))
+        found: list[Tensor | None] = []
+        for w, at in zip(weights, _ranges(x, weights), strict=True):
+            read = part(x[:, at], g[:, at], w, padding=same(w))
+            found += (t.to(w.dtype) for t in weight_gradient(read, w))
+        return gx, *found
+
+
+def _parts(
+    x: Tensor, y: Tensor, weights: list[Tensor], biases: list, turned: bool = False
+) -> list[Part]:
+    """One for the channels that pass, and one for each group."""
+    ranges = _ranges(x, weights)
+    parts = [
+        part(x[:, at], y[:, at], w, b, padding=same(w), turned=turned)
+        for w, b, at in zip(weights, biases, ranges, strict=True)
+    ]
+    passed = ranges[0].start
+    return [part(x[:, :passed], y[:, :passed], None), *parts] if passed else parts
+
+
+def _ranges(x: Tensor, weights: list[Tensor]) -> list[slice]:
+    ends = [x.shape[1]]
+    for w in reversed(weights):
+        ends.insert(0, ends[0] - w.shape[0])
+    return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def _derivable(g: Tensor, x: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
+    """The gradients by PyTorch, which can derive them once more."""
+    ranges = _ranges(x, weights)
+    inputs, rest = [g[:, : ranges[0].start]], []
+    for w, at in zip(weights, ranges, strict=True):
+        how = {"stride": (1, 1), "padding": same(w), "dilation": (1, 1)}
+        gx, gw, gb = slow_gradients(g[:, at], x[:, at], w, (True, True, True), **how)
+        inputs.append(gx)
+        rest += (gw, gb)
+    return torch.cat(inputs, dim=1), *rest

@@ -1,0 +1,189 @@
+/* Vectors of LANES floats, and rows of pixels in and out of them.
+ *
+ * Compiled once for each instruction set, with LANES floats a register.
+ */
+#pragma once
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define EACH_LANE UNROLL for (int lane = 0; lane < LANES; lane++)
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef float loose_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t int_vec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t word_vec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t half_vec __attribute__((vector_size(2 * LANES)));
+
+/* A tensor (n, c, h, w): its memory, and the distance of neighbours in elements. */
+typedef struct {
+    char *data;
+    int64_t n, c, h, w;
+} view;
+
+/* torch_parallel_for of PyTorch's stable C interface: its threads are those of the caller's net. */
+typedef void (*body)(int64_t begin, int64_t end, void *context);
+typedef int (*loop)(int64_t begin, int64_t end, int64_t grain, body run, void *context);
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+INLINE int64_t element_size(int half) { return half ? 2 : 4; }
+
+/* Zeroed memory for so many floats, or null. */
+static float *zeros(int64_t floats) {
+    size_t bytes = (size_t)rounded_up(4 * floats, 64);
+    float *memory = aligned_alloc(64, bytes);
+    return memory ? memset(memory, 0, bytes) : memory;
+}
+
+INLINE vec load(const float *from) { return *(const loose_vec *)from; }
+INLINE void store(float *to, vec v) { *(loose_vec *)to = v; }
+
+INLINE vec splat(float value) {
+    vec v;
+    EACH_LANE v[lane] = value;
+    return v;
+}
+
+/* a where the mask is set, else b. */
+INLINE vec chosen(int_vec mask, vec a, vec b) {
+    return (vec)(((int_vec)a & mask) | ((int_vec)b & ~mask));
+}
+
+/* The sum of the lanes, halved again and again. */
+INLINE float total(vec v) {
+    float part[LANES];
+    store(part, v);
+    UNROLL for (int half = LANES / 2; half > 0; half /= 2)
+        UNROLL for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+}
+
+/* bfloat16 is the upper half of a float; rounding is to the nearest, ties to even. */
+INLINE vec widened(half_vec half) { return (vec)(__builtin_convertvector(half, word_vec) << 16); }
+
+INLINE half_vec narrowed(vec v) {
+    word_vec bits = (word_vec)v;
+    word_vec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    word_vec nan = (word_vec)(v != v);
+    return __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), half_vec);
+}
+
+/* Copy fewer bytes than a vector has, in pieces of constant size. */
+INLINE void copy_part(char *to, const char *from, int bytes) {
+    UNROLL for (int size = 2 * LANES; size > 1; size /= 2)
+        if (bytes & size) {
+            __builtin_memcpy(to, from, (size_t)size);
+            to += size, from += size;
+        }
+}
+
+/* The first `count` of LANES values; the others are 0. */
+INLINE vec load_part(const char *from, int count, int half) {
+    if (half) {
+        half_vec v = {0};
+        if (count == LANES) __builtin_memcpy(&v, from, sizeof v);
+        else copy_part((char *)&v, from, 2 * count);
+        return widened(v);
+    }
+    if (count == LANES) return load((const float *)from);
+#ifdef __AVX512F__
+    return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+#else
+    vec v = {0};
+    copy_part((char *)&v, from, 4 * count);
+    return v;
+#endif
+}
+
+INLINE void store_part(char *to, vec v, int count, int half) {
+    if (half) {
+        half_vec h = narrowed(v);
+        if (count == LANES) __builtin_memcpy(to, &h, sizeof h);
+        else copy_part(to, (char *)&h, 2 * count);
+        return;
+    }
+    if (count == LANES) {
+        store((float *)to, v);
+        return;
+    }
+#ifdef __AVX512F__
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v);
+#else
+    copy_part(to, (char *)&v, 4 * count);
+#endif
+}
+
+/* Turn LANES rows of LANES values into columns, by as many perfect shuffles as 2 divides LANES. */
+INLINE void transpose(vec *v) {
+    UNROLL for (int round = 1; round < LANES; round *= 2) {
+        vec next[LANES];
+        UNROLL for (int i = 0; i < LANES / 2; i++) {
+            vec a = v[i], b = v[i + LANES / 2];
+#if LANES == 16
+            next[2 * i] = __builtin_shufflevector(
+                a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            next[2 * i + 1] = __builtin_shufflevector(
+                a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif LANES == 8
+            next[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+            next[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#endif
+        }
+        UNROLL for (int i = 0; i < LANES; i++) v[i] = next[i];
+    }
+}
+
+/* Ask for the pixels of a row before they are read; in channels_last each lies on a line of its own. */
+INLINE void expect(const char *row, view s, int64_t width, int64_t size) {
+    if (s.c == 1)
+        for (int64_t i = 0; i < width; i++) __builtin_prefetch(row + i * s.w * size, 0, 2);
+}
+
+/* Up to LANES channels of `width` neighbouring pixels, to vectors `pitch` floats apart. */
+INLINE void pack(
+    float *to, int64_t pitch, const char *from, view s, int64_t width, int lanes, int half
+) {
+    int64_t size = element_size(half);
+    if (s.c == 1) {
+        for (int64_t i = 0; i < width; i++)
+            store(to + i * pitch, load_part(from + i * s.w * size, lanes, half));
+        return;
+    }
+    for (int64_t i = 0; i < width; i += LANES) {
+        int pixels = (int)least(width - i, LANES);
+        vec v[LANES];
+        UNROLL for (int c = 0; c < LANES; c++)
+            v[c] = c < lanes ? load_part(from + (c * s.c + i) * size, pixels, half) : (vec){0};
+        transpose(v);
+        UNROLL for (int p = 0; p < LANES; p++)
+            if (p < pixels) store(to + (i + p) * pitch, v[p]);
+    }
+}
+
+/* The way back. */
+INLINE void unpack(
+    char *to, view s, const float *from, int64_t pitch, int64_t width, int lanes, int half
+) {
+    int64_t size = element_size(half);
+    if (s.c == 1) {
+        for (int64_t i = 0; i < width; i++)
+            store_part(to + i * s.w * size, load(from + i * pitch), lanes, half);
+        return;
+    }
+    for (int64_t i = 0; i < width; i += LANES) {
+        int pixels = (int)least(width - i, LANES);
+        vec v[LANES];
+        UNROLL for (int p = 0; p < LANES; p++)
+            v[p] = p < pixels ? load(from + (i + p) * pitch) : (vec){0};
+        transpose(v);
+        UNROLL for (int c = 0; c < LANES; c++)
+            if (c < lanes) store_part(to + (c * s.c + i) * size, v[c], pixels, half);
+    }
+}
