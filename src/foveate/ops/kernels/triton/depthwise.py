@@ -25,6 +25,7 @@ from foveate.ops.kernels.triton.tiles import (
     as_map,
     blocks,
     convolve_tile,
+    dense,
     geometry,
     is_channels_last,
     launch,
@@ -182,6 +183,7 @@ def _remember(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
+    gradient = dense(gradient, is_channels_last(x))
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     to_x = to_weight = to_bias = None
     if needs_x:

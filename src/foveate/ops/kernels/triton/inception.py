@@ -26,6 +26,7 @@ from foveate.ops.kernels.triton.tiles import (
     as_map,
     blocks,
     convolve_tile,
+    dense,
     geometry,
     is_channels_last,
     launch,
@@ -211,6 +212,7 @@ def _remember(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, *weights = ctx.saved_tensors
+    gradient = dense(gradient, is_channels_last(x))
     to_x = _input_gradient(gradient, x, *weights) if ctx.needs_input_grad[0] else None
     to_weights: list[Tensor | None] = [None] * 3
     to_biases: list[Tensor | None] = [None] * 3

@@ -52,11 +52,11 @@ def layer_norm_channels(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e
     return _forward(x, weight, bias, eps)
 
 
-def _tile(x: Tensor) -> dict[str, int]:
-    """Sides of a tile: all channels of some pixels."""
+def _tile(x: Tensor, values: int) -> dict[str, int]:
+    """Sides of a tile of so many values: all channels of some pixels."""
     block_c = triton.next_power_of_2(x.shape[1])
     pixels = triton.next_power_of_2(x.shape[2] * x.shape[3])
-    return {"BLOCK_C": block_c, "BLOCK_P": min(TILE // block_c, 64, pixels)}
+    return {"BLOCK_C": block_c, "BLOCK_P": max(1, min(values // block_c, 64, pixels))}
 
 
 def _place(x: Tensor) -> tuple[int, int, int, int]:
@@ -71,7 +71,7 @@ def _place(x: Tensor) -> tuple[int, int, int, int]:
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     y = new_map(x, x.shape, is_channels_last(x))
     x = dense(x, is_channels_last(x))
-    tile = _tile(x)
+    tile = _tile(x, TILE)
     programs = x.shape[0] * triton.cdiv(x.shape[2] * x.shape[3], tile["BLOCK_P"])
     launch(
         _normalise,
@@ -103,7 +103,7 @@ def _gradients(
     channels_last = is_channels_last(x)
     to_x = new_map(x, x.shape, channels_last)
     x, gradient = dense(x, channels_last), dense(gradient, channels_last)
-    tile = _tile(x)
+    tile = _tile(x, TILE // 2)  # half of it, for it holds two maps and two sums
     blocks = x.shape[0] * triton.cdiv(x.shape[2] * x.shape[3], tile["BLOCK_P"])
     steps = max(1, triton.cdiv(blocks, PROGRAMS))
     programs = triton.cdiv(blocks, steps)
