@@ -82,6 +82,29 @@ def test_a_program_adds_up_several_images_and_blocks_of_columns(agree, draw, mon
     compare(agree, draw, (3, 2, 2, 18), (3, 1), ONE, (1, 0), channels_last=True)
 
 
+@pytest.mark.parametrize("stride", [ONE, (2, 1)])
+def test_gradients_have_gradients(draw, stride):
+    x, weight, bias = (draw(*s, dtype=torch.float64) for s in ((1, 1, 4, 3), (1, 1, 2, 3), (1,)))
+    rule = stride, ONE, ONE
+
+    def penalty(convolve):
+        inputs = x, weight, bias
+        first = torch.autograd.grad(convolve().sin().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+
+    ours = penalty(lambda: depthwise_conv2d(x, weight, bias, *rule))
+    torch.testing.assert_close(ours, penalty(lambda: F.conv2d(x, weight, bias, *rule)))
+
+
+def test_autocast_gives_its_type(draw, device):
+    x, weight = draw(1, 2, 3, 4), draw(2, 1, 3, 3)
+    with torch.autocast(device, torch.bfloat16):
+        got, want = depthwise_conv2d(x, weight), F.conv2d(x, weight, groups=2)
+    assert got.dtype == want.dtype == torch.bfloat16
+    torch.testing.assert_close(got, want, rtol=0.02, atol=0.02)
+    assert torch.autograd.grad(got.sum(), weight)[0].dtype == torch.float32
+
+
 def test_maps_with_gaps_and_expanded_gradients(draw):
     whole, weight = draw(2, 4, 3, 8), draw(2, 1, 3, 3)
     gaps = whole[:, ::2, :, 1:5]

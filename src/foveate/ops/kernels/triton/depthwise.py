@@ -24,6 +24,7 @@ from foveate.ops.kernels.triton.tiles import (
     as_filters,
     as_map,
     blocks,
+    cast_like_autocast,
     convolve_tile,
     dense,
     geometry,
@@ -52,7 +53,8 @@ def depthwise_conv2d(
         bias: (C,).
         stride, padding, dilation: (down, across), in pixels.
 
-    Shapes: (B, C, H, W) to (B, C, H', W') in x's type, and channels_last where x is.
+    Shapes: (B, C, H, W) to (B, C, H', W') in x's type (in autocast's where it is on), and
+        channels_last where x is.
     Raises: FoveateError if the kernels do not fit the channels, or the map the kernels.
     """
     if weight.shape[:2] != (x.shape[1], 1):
@@ -65,7 +67,7 @@ def depthwise_conv2d(
             f"a map of {x.shape[2]}x{x.shape[3]} pixels is smaller than its kernel of "
             f"{weight.shape[2]}x{weight.shape[3]}: give more padding"
         )
-    return _forward(x, weight, bias, stride, padding, dilation)
+    return _forward(*cast_like_autocast(x, weight, bias), stride, padding, dilation)
 
 
 def _output_size(
@@ -196,3 +198,38 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _forward.register_autograd(_backward, setup_context=_remember)
+
+
+# Both gradients are linear in each of their two maps, so their gradients are these three again.
+
+
+def _remember_input_gradient(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    gradient, _, weight, *ctx.geometry = inputs
+    ctx.save_for_backward(gradient, weight)
+
+
+def _backward_input_gradient(ctx: Any, by: Tensor) -> tuple[Tensor | None, ...]:
+    gradient, weight = ctx.saved_tensors
+    to_gradient = _forward(by, weight, None, *ctx.geometry)
+    to_weight, _ = weight_gradient(gradient, by, weight.shape[2:], *ctx.geometry)
+    return to_gradient, None, to_weight.to(weight.dtype), None, None, None
+
+
+def _remember_weight_gradient(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    gradient, x, _, *ctx.geometry = inputs
+    ctx.save_for_backward(gradient, x)
+
+
+def _backward_weight_gradient(
+    ctx: Any, by_weight: Tensor, by_bias: Tensor
+) -> tuple[Tensor | None, ...]:
+    gradient, x = ctx.saved_tensors
+    to_gradient = _forward(x, by_weight, by_bias, *ctx.geometry)
+    to_x = _input_gradient(gradient, x, by_weight, *ctx.geometry)
+    return to_gradient, to_x, None, None, None, None
+
+
+_input_gradient.register_autograd(_backward_input_gradient, setup_context=_remember_input_gradient)
+weight_gradient.register_autograd(
+    _backward_weight_gradient, setup_context=_remember_weight_gradient
+)

@@ -25,6 +25,7 @@ from foveate.ops.kernels.triton.tiles import (
     as_filters,
     as_map,
     blocks,
+    cast_like_autocast,
     convolve_tile,
     dense,
     geometry,
@@ -57,7 +58,7 @@ def inception_mix(
             after the first C - 3 part, which pass unchanged.
         square_b, wide_b, tall_b: (part,) each, or none of them.
 
-    Shapes: (B, C, H, W) to the same, channels_last where x is.
+    Shapes: (B, C, H, W) to the same (in autocast's type where it is on), channels_last where x is.
     Raises: FoveateError if the parts do not fit the channels, a side is even, or some but not all
         biases are given.
     Source: inceptionnext (arXiv 2303.16900, section 3.2).
@@ -74,7 +75,7 @@ def inception_mix(
         raise FoveateError("a kernel of an even side has no centre: give odd sides")
     if len({bias is None for bias in biases}) == 2:
         raise FoveateError("some of the three biases are missing: give all or none")
-    return _forward(x, *weights, *biases)
+    return _forward(*cast_like_autocast(x, *weights, *biases))
 
 
 @torch.library.custom_op("foveate_triton::inception_mix", mutates_args=())

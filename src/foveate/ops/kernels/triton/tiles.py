@@ -37,6 +37,15 @@ def new_map(x: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
+def cast_like_autocast(*tensors: Tensor | None) -> tuple:
+    """Tensors as convolutions get them: in autocast's type where it is on."""
+    kind = next(t.device.type for t in tensors if t is not None)
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(t if t is None else t.to(dtype) for t in tensors)
+
+
 def dense(x: Tensor, channels_last: bool) -> Tensor:
     """A map without gaps in either layout: itself where it is that."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
