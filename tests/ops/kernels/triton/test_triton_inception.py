@@ -62,6 +62,16 @@ def test_without_biases(draw):
     assert torch.autograd.grad(got.sum(), (x, square))[1].shape == square.shape
 
 
+def test_gradients_have_gradients(draw):
+    x, ours = draw(1, 4, 3, 2, dtype=torch.float64), learnt(draw, 1, dtype=torch.float64)
+
+    def penalty(mix):
+        first = torch.autograd.grad(mix(x, *ours).sin().sum(), (x, *ours), create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), (x, *ours))
+
+    torch.testing.assert_close(penalty(inception_mix), penalty(plain(4, 1)))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of its own tensors
 def test_pytorch_can_trace_and_compile_it(draw):

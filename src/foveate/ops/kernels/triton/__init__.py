@@ -1,10 +1,10 @@
 """The kernels for GPUs, in Triton, under the names of their twins.
 
 Triton is imported by the first kernel that is used, never before: ask `runs_on` first.
-Every kernel differentiates once, works under torch.compile (it is a custom operator), takes
-float16, bfloat16, float32 and float64, adds up in float32 (float64 for float64), and gives the
-same bits in every run: sums over many programs go through partial sums that are added in
-order, never through atomic additions, and tiles are chosen by formula, never by stopwatch.
+Every kernel differentiates, the convolutions twice, works under torch.compile (each is a custom
+operator), takes float16, bfloat16, float32 and float64, adds up in float32 (float64 for float64),
+and gives the same bits in every run: sums over many programs go through partial sums that are
+added in order, never through atomic additions, and tiles are chosen by formula, never by stopwatch.
 
 What is missing is missing on purpose. GELU is one read and one write, at the memory's speed and
 in both layouts, in PyTorch's own kernel. A partial convolution is a dense one. The fused

@@ -10,6 +10,7 @@ The weight gradients only read the convolved parts, one launch each.
 
 # ruff: noqa: N803 (constants of kernels are capitals, by Triton's custom)
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foveate.errors import FoveateError
+from foveate.ops.kernels.triton.depthwise import weight_gradient
 from foveate.ops.kernels.triton.tiles import (
     AS_IT_IS,
     ROWS,
@@ -37,7 +39,6 @@ from foveate.ops.kernels.triton.tiles import (
     store_rows,
     tile_of,
 )
-from foveate.ops.kernels.triton.weight_gradient import weight_gradient
 
 
 def inception_mix(
@@ -214,20 +215,47 @@ def _remember(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, *weights = ctx.saved_tensors
     gradient = dense(gradient, is_channels_last(x))
-    to_x = _input_gradient(gradient, x, *weights) if ctx.needs_input_grad[0] else None
-    to_weights: list[Tensor | None] = [None] * 3
-    to_biases: list[Tensor | None] = [None] * 3
-    part = weights[0].shape[0]
-    for i, weight in enumerate(weights):
-        if not (ctx.needs_input_grad[1 + i] or ctx.needs_input_grad[4 + i]):
-            continue
-        here = slice(x.shape[1] - (3 - i) * part, x.shape[1] - (2 - i) * part)
-        kernel = weight.shape[2:]
-        around = [side // 2 for side in kernel]
-        sums = weight_gradient(gradient[:, here], x[:, here], kernel, (1, 1), around, (1, 1))
-        to_weights[i] = sums[0].to(weight.dtype)
-        to_biases[i] = sums[1].to(ctx.bias_types[i]) if ctx.needs_input_grad[4 + i] else None
+    needs_x, *needs = ctx.needs_input_grad
+    to_x = _input_gradient(gradient, x, *weights) if needs_x else None
+    learns = [needs[i] or needs[3 + i] for i in range(3)]
+    sums = _weight_gradients(gradient, x, weights, learns)
+    to_weights = [
+        None if s is None else s[0].to(w.dtype) for s, w in zip(sums, weights, strict=True)
+    ]
+    to_biases = [
+        None if s is None or kind is None else s[1].to(kind)
+        for s, kind in zip(sums, ctx.bias_types, strict=True)
+    ]
     return to_x, *to_weights, *to_biases
 
 
+def _weight_gradients(
+    gradient: Tensor, x: Tensor, weights: Sequence[Tensor], learns: Sequence[bool]
+) -> list[tuple[Tensor, Tensor] | None]:
+    """The gradients of kernels and biases of each part that learns."""
+    part = weights[0].shape[0]
+    found: list[tuple[Tensor, Tensor] | None] = []
+    for i, weight in enumerate(weights):
+        here = slice(x.shape[1] - (3 - i) * part, x.shape[1] - (2 - i) * part)
+        kernel, stride, _, padding, dilation = _same_size(weight)
+        rule = kernel, stride, padding, dilation
+        found.append(weight_gradient(gradient[:, here], x[:, here], *rule) if learns[i] else None)
+    return found
+
+
+def _remember_input_gradient(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    gradient, _, *weights = inputs
+    ctx.save_for_backward(gradient, *weights)
+
+
+def _backward_input_gradient(ctx: Any, by: Tensor) -> tuple[Tensor | None, ...]:
+    """It is linear in the gradient and in the kernels."""
+    gradient, *weights = ctx.saved_tensors
+    to_gradient = _forward(by, *weights, None, None, None)
+    sums = _weight_gradients(gradient, by, weights, [True] * 3)
+    to_weights = (s[0].to(w.dtype) for s, w in zip(sums, weights, strict=True) if s is not None)
+    return to_gradient, None, *to_weights
+
+
 _forward.register_autograd(_backward, setup_context=_remember)
+_input_gradient.register_autograd(_backward_input_gradient, setup_context=_remember_input_gradient)
