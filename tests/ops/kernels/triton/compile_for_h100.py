@@ -15,25 +15,40 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
 from foveate.ops.kernels import triton as kernels
 from foveate.ops.kernels.triton import depthwise, inception, layer_norm, shifts, weight_gradient
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32"}
+
+
+class H100:
+    """What Triton asks of a GPU before it runs something."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
 
 
 def main() -> None:
+    driver.set_active(H100())
     for module in (depthwise, inception, layer_norm, shifts, weight_gradient):
         module.launch = compile_instead
     for dtype in (torch.float32, torch.bfloat16):
         for layout in (torch.contiguous_format, torch.channels_last):
-            for channels, side in ((96, 56), (384, 14)):
-                use_all(channels, side, dtype, layout)
+            for batch, channels, side in ((2, 96, 56), (2, 384, 14), (1, 8, 1)):
+                use_all(batch, channels, side, dtype, layout)
 
 
-def use_all(channels: int, side: int, dtype: torch.dtype, layout: torch.memory_format) -> None:
+def use_all(
+    batch: int, channels: int, side: int, dtype: torch.dtype, layout: torch.memory_format
+) -> None:
     """Call every kernel forward and backward; what they return is not filled."""
 
     def learnt(*shape: int) -> Tensor:
@@ -42,7 +57,7 @@ def use_all(channels: int, side: int, dtype: torch.dtype, layout: torch.memory_f
     def learn(y: Tensor) -> None:
         y.backward(torch.empty_like(y))
 
-    x = learnt(2, channels, side, side).detach().to(memory_format=layout).requires_grad_()
+    x = learnt(batch, channels, side, side).detach().to(memory_format=layout).requires_grad_()
     for kernel in ((7, 7), (1, 11), (11, 1)):
         padding = kernel[0] // 2, kernel[1] // 2
         weight = learnt(channels, 1, *kernel)
@@ -56,31 +71,9 @@ def use_all(channels: int, side: int, dtype: torch.dtype, layout: torch.memory_f
 
 
 def compile_instead(kernel, programs: int, where: Tensor, *arguments, **constants) -> None:
-    """Stand in for `launch`: compile the kernel as it would be for these arguments."""
-    signature, fixed, attributes = {}, {}, {}
-
-    def kind(value, path):
-        """Triton's name for an argument; what it would specialise on goes into the others."""
-        if isinstance(value, tuple):
-            return tuple(kind(part, (*path, i)) for i, part in enumerate(value))
-        if isinstance(value, float):
-            return "fp32"
-        if value is None or (isinstance(value, int) and value == 1):
-            fixed[path] = value
-            return "constexpr"
-        if isinstance(value, Tensor) or value % 16 == 0:
-            attributes[path] = [["tt.divisibility", 16]]
-        return POINTERS[value.dtype] if isinstance(value, Tensor) else "i32"
-
-    values = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
-    for i, name in enumerate(kernel.arg_names):
-        if kernel.params[i].is_constexpr:
-            signature[name], fixed[(i,)] = "constexpr", values[name]
-        else:
-            signature[name] = kind(values[name], (i,))
-    options = {"num_warps": constants.get("num_warps", 4), "enable_fp_fusion": True}
-    source = ASTSource(kernel, signature, fixed, attributes)
-    program = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    """Stand in for `launch`: all that it does but the run."""
+    constants["enable_fp_fusion"] = True
+    program = kernel.warmup(*arguments, grid=(programs,), **constants)
     print(json.dumps({"kernel": kernel.__name__} | needs(program.asm["cubin"])), flush=True)
 
 

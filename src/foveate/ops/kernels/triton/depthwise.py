@@ -1,10 +1,10 @@
 """Depthwise convolution and its gradients.
 
-The input gradient is the forward kernel over the output's gradient: kernel turned by half a
-turn, and stride and spacing of the input exchanged. On an H100 (3.35 TB/s, 33 T multiply-adds/s in
-float32) 32x96x56x56 in float32 takes 23 us of memory traffic, and 14 us of arithmetic at 7x7,
-280 us at 31x31: small kernels are bound by memory, from some 11x11 on by arithmetic and by the
-first-level cache, for which `tiles` keeps rows in registers.
+The input gradient is the forward kernel over the output's gradient: kernel turned by half a turn,
+and stride and spacing of the input exchanged. By the data sheet of an H100 (3.35 TB/s, 33 T
+multiply-adds/s in float32) 32x96x56x56 in float32 takes 23 us of memory traffic, and 14 us of
+arithmetic at 7x7, 280 us at 31x31: small kernels are bound by memory, from some 11x11 on by
+arithmetic and by the first-level cache, for which `tiles` keeps rows in registers.
 """
 
 # ruff: noqa: N803 (constants of kernels are capitals, by Triton's custom)

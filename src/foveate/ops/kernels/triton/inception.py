@@ -1,11 +1,11 @@
 """The Inception mixer in one launch: identity, a square and two bands, with no split and no concat.
 
-Bound by memory: a launch reads and writes the map once (46 us for 32x96x56x56 in float32
-on an H100, where three convolutions, a split and a concatenation move the convolved parts
-three times and all of it twice). Each program has one block of channels of one part; programs
-of all parts run side by side, channels fastest, so that what one leaves of a cache line of a
-channels_last map the next takes. The input gradient is the same launch with turned kernels.
-The weight gradients only read the convolved parts, one launch each.
+Bound by memory: a launch reads and writes the map once, 23 us for 32x96x56x56 in float32 at an
+H100's 3.35 TB/s; three convolutions and a concatenation move the convolved parts once more. Each
+program has one block of channels of one part; programs of all parts run side by side, channels
+fastest, so that what one leaves of a cache line of a channels_last map the next takes. The input
+gradient is the same launch with turned kernels. The weight gradients only read the convolved
+parts, one launch each.
 """
 
 # ruff: noqa: N803 (constants of kernels are capitals, by Triton's custom)

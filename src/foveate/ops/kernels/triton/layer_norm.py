@@ -1,11 +1,11 @@
 """Layer norm over the channels of maps, in either layout, without permuting them.
 
-Bound by memory: forward reads and writes the map once (23 us for 32x96x56x56 in float32 on an
-H100), backward reads the map and the gradient and writes one map. A program holds all channels
-of a few pixels in registers, so it computes mean and deviation again in the backward pass, for
-nothing, instead of keeping them. Backward programs walk over several blocks of pixels with a sum
-for each of their places; one partial sum a program and channel is written, and these are added up
-in order, so that runs repeat bit for bit.
+Bound by memory: forward reads and writes the map once (23 us for 32x96x56x56 in float32 at an
+H100's 3.35 TB/s), backward reads the map and the gradient and writes one map. A program holds all
+channels of a few pixels in registers, so it computes mean and deviation again in the backward
+pass, for nothing, instead of keeping them. Backward programs walk over several blocks of pixels
+with a sum for each of their places; one partial sum a program and channel is written, and these
+are added up in order, so that runs repeat bit for bit.
 """
 
 # ruff: noqa: N803 (constants of kernels are capitals, by Triton's custom)
