@@ -7,13 +7,17 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch  # which reads the number of threads when it is imported
+
+if not torch.cuda.is_available():
+    # Without a GPU, Triton's kernels run in its interpreter: to be said before timm imports it.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    import torch
-
     torch.set_num_threads(1)
 
 
