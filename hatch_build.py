@@ -20,9 +20,10 @@ SOURCES = Path("src/foveate/ops/kernels/native")
 LEVELS = {"x86-64-v4": ("x86_64_v4", 16), "x86-64-v3": ("x86_64_v3", 8)}
 """For each instruction set its name in Zig, and how many floats a register holds."""
 FLAGS = (
-    "-target x86_64-linux-gnu.2.17 -O3 -fPIC -shared -s -Wall -Wextra -Wno-unused-function "
-    "-ffp-contract=fast -fno-math-errno -mprefer-vector-width=512"
-).split()
+    *("-target", "x86_64-linux-gnu.2.17", "-O3", "-fPIC", "-shared", "-s"),
+    *("-Wall", "-Wextra", "-Wno-unused-function"),
+    *("-ffp-contract=fast", "-fno-math-errno", "-mprefer-vector-width=512"),
+)
 
 
 class Kernels(BuildHookInterface):

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from foveate.errors import FoveateError
 from foveate.ops.kernels import native
+from foveate.ops.kernels.autocast import cast_like_autocast
 
 LARGEST = 31
 """The largest side of a kernel."""
@@ -143,17 +143,9 @@ def fits(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, dilation
     )
 
 
-def cast_like_autocast(*tensors: Tensor | None) -> tuple:
-    """Tensors as convolutions get them: in autocast's type where it is on."""
-    if not torch.is_autocast_enabled("cpu"):
-        return tensors
-    dtype = torch.get_autocast_dtype("cpu")
-    return tuple(t if t is None else t.to(dtype) for t in tensors)
-
-
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding, dilation):  # noqa: ANN001, ANN205
+    def forward(ctx, x, weight, bias, stride, padding, dilation):
         x = native.dense(x)
         kernel = weight.float().contiguous()
         sides = [
@@ -176,7 +168,7 @@ class _Depthwise(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, *gradients):  # noqa: ANN001, ANN205
+    def backward(ctx, *gradients):
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():

@@ -38,12 +38,12 @@ def _is_dense(x: Tensor) -> bool:
 
 class _Gelu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):  # noqa: ANN001, ANN205
+    def forward(ctx, x):
         ctx.save_for_backward(x)
         return _run(x, None)
 
     @staticmethod
-    def backward(ctx, *gradients):  # noqa: ANN001, ANN205
+    def backward(ctx, *gradients):
         (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():
             return torch.ops.aten.gelu_backward(gradients[0], x)

@@ -1,13 +1,15 @@
 """The Inception mixer in one pass over memory: no split, no concatenation."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from foveate.ops.kernels import native
+from foveate.ops.kernels.autocast import cast_like_autocast
 from foveate.ops.kernels.depthwise import (
     Part,
-    cast_like_autocast,
     convolve,
     fits,
     part,
@@ -53,7 +55,7 @@ def same(weight: Tensor) -> tuple[int, int]:
 
 class _Inception(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, *weights_and_biases):  # noqa: ANN001, ANN205
+    def forward(ctx, x, *weights_and_biases):
         x = native.dense(x)
         y = torch.empty_like(x)
         weights = [w.float().contiguous() for w in weights_and_biases[::2]]
@@ -63,7 +65,7 @@ class _Inception(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, *gradients):  # noqa: ANN001, ANN205
+    def backward(ctx, *gradients):
         x, *weights = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _derivable(gradients[0], x, weights)
@@ -97,7 +99,7 @@ def _ranges(x: Tensor, weights: list[Tensor]) -> list[slice]:
     ends = [x.shape[1]]
     for w in reversed(weights):
         ends.insert(0, ends[0] - w.shape[0])
-    return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 def _derivable(g: Tensor, x: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
@@ -107,6 +109,5 @@ def _derivable(g: Tensor, x: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...
     for w, at in zip(weights, ranges, strict=True):
         how = {"stride": (1, 1), "padding": same(w), "dilation": (1, 1)}
         gx, gw, gb = slow_gradients(g[:, at], x[:, at], w, (True, True, True), **how)
-        inputs.append(gx)
-        rest += (gw, gb)
+        inputs, rest = [*inputs, gx], [*rest, gw, gb]
     return torch.cat(inputs, dim=1), *rest

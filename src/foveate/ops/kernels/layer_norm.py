@@ -61,7 +61,7 @@ def plain_layer_norm_channels(
 
 class _ChannelNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):  # noqa: ANN001, ANN205
+    def forward(ctx, x, weight, bias, eps):
         y = torch.empty_like(x)
         scale = weight.float().contiguous()
         offset = None if bias is None else bias.float().contiguous()
@@ -72,7 +72,7 @@ class _ChannelNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, *gradients):  # noqa: ANN001, ANN205
+    def backward(ctx, *gradients):
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *_derivable(gradients[0], x, weight, ctx.eps, ctx.has_bias), None

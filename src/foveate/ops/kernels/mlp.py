@@ -5,6 +5,7 @@ and nothing but the input is kept for the way back.
 """
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -96,14 +97,14 @@ def fits(x: Tensor, *others: Tensor | None) -> bool:
 
 class _Mlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, w1, b1, w2, b2, residual, keep, eps):  # noqa: ANN001, ANN205
+    def forward(ctx, x, w1, b1, w2, b2, residual, keep, eps):
         x = x.contiguous(memory_format=torch.channels_last)
         weights = [t.contiguous() for t in (w1, b1, w2, b2)]
         if residual is not None:
             residual = residual.contiguous(memory_format=torch.channels_last)
         shape = (x.shape[0], w2.shape[0], *x.shape[2:])
         out = torch.empty(shape, memory_format=torch.channels_last)
-        job = _job(x, *weights, keep, eps)
+        job = _job(x, weights, keep, eps)
         job.residual, job.out = native.pointer(residual), out.data_ptr()
         hidden = None
         if x.shape[1] > RECOMPUTED and any(ctx.needs_input_grad):
@@ -115,7 +116,7 @@ class _Mlp(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, *gradients):  # noqa: ANN001, ANN205
+    def backward(ctx, *gradients):
         g = gradients[0]
         if torch.is_grad_enabled():
             found = _derivable(ctx.saved_tensors, ctx.eps, g)
@@ -124,15 +125,8 @@ class _Mlp(torch.autograd.Function):
         return *found, g if ctx.has_residual else None, None, None
 
 
-def _job(
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    keep: Tensor | None,
-    eps: float | None,
-) -> _Job:
+def _job(x: Tensor, weights: Sequence[Tensor], keep: Tensor | None, eps: float | None) -> _Job:
+    w1, b1, w2, b2 = weights
     return _Job(
         x=x.data_ptr(),
         w1=w1.data_ptr(),
@@ -157,7 +151,7 @@ def _gradients(saved: tuple, eps: float | None, g: Tensor) -> tuple[Tensor, ...]
     g = g.contiguous(memory_format=torch.channels_last)
     gx, turned = torch.empty_like(x), torch.empty(w1.shape[::-1])
     gb1, gw2, gb2 = torch.empty_like(b1), torch.empty_like(w2), torch.empty_like(b2)
-    job = _job(x, w1, b1, w2, b2, keep, eps)
+    job = _job(x, (w1, b1, w2, b2), keep, eps)
     job.g, job.gx, job.gw1, job.gb1 = (t.data_ptr() for t in (g, gx, turned, gb1))
     job.gw2, job.gb2, job.hidden_kept = gw2.data_ptr(), gb2.data_ptr(), native.pointer(hidden)
     native.call("foveate_mlp_back", ctypes.byref(job))

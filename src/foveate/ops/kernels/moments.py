@@ -36,7 +36,7 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):  # noqa: ANN001, ANN205
+    def forward(ctx, x):
         mean, variance = torch.empty(x.shape[1]), torch.empty(x.shape[1])
         pixels = x.numel() // x.shape[1]
         pointers = (t.data_ptr() for t in (x, mean, variance))
@@ -46,7 +46,7 @@ class _Moments(torch.autograd.Function):
         return mean, variance
 
     @staticmethod
-    def backward(ctx, *gradients):  # noqa: ANN001, ANN205
+    def backward(ctx, *gradients):
         x, mean = ctx.saved_tensors
         slope = gradients[1] * (2 * x.shape[1] / x.numel())
         offset = gradients[0] * (x.shape[1] / x.numel()) - slope * mean

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore
 
 FOLDER = Path(__file__).parent / "native"
 LEVELS = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
@@ -84,7 +85,7 @@ def able(*tensors: Tensor | None) -> bool:
         level() is not None
         and all(t is None or _is_plain(t) for t in tensors)
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch._C._get_tracing_state()
         and not torch._C._len_torch_dispatch_stack()
         and torch.autograd.forward_ad._current_level < 0
     )
@@ -95,7 +96,7 @@ def _is_plain(x: Tensor) -> bool:
         type(x) in (Tensor, torch.nn.Parameter)
         and x.device.type == "cpu"
         and x.dtype in DTYPES
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not is_functorch_wrapped_tensor(x)
         and not (x.is_conj() or x.is_neg())
     )
 

@@ -4,8 +4,6 @@ Blocks of Foveate and of timm name their parts alike (`norm`, `mlp.fc1`,
 `mlp.act`, `mlp.fc2`, `gamma`, `drop_path`), so one function serves both.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -85,15 +83,13 @@ def _does_nothing(module: nn.Module) -> bool:
 
 def _is_watched(module: nn.Module) -> bool:
     """Whether somebody asked to see what goes through a module that fusing would skip."""
-    hooks: Iterator[dict] = (
-        getattr(owner, name)
-        for owner, names in (
-            (module, ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")),
-            (torch_module, ("_global_forward_hooks", "_global_forward_pre_hooks")),
-        )
-        for name in names
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
     )
-    return any(hooks)
 
 
 def _affine(layer: nn.Module) -> tuple[Tensor, Tensor]:

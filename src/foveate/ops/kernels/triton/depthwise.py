@@ -7,8 +7,6 @@ arithmetic at 7x7, 280 us at 31x31: small kernels are bound by memory, from some
 arithmetic and by the first-level cache, for which `tiles` keeps rows in registers.
 """
 
-# ruff: noqa: N803 (constants of kernels are capitals, by Triton's custom)
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,13 +16,13 @@ import triton.language as tl
 from torch import Tensor
 
 from foveate.errors import FoveateError
+from foveate.ops.kernels.autocast import cast_like_autocast
 from foveate.ops.kernels.triton.tiles import (
     ROWS,
     accumulator,
     as_filters,
     as_map,
     blocks,
-    cast_like_autocast,
     convolve_tile,
     dense,
     geometry,

@@ -8,8 +8,6 @@ gradient is the same launch with turned kernels. The weight gradients only read 
 parts, one launch each.
 """
 
-# ruff: noqa: N803 (constants of kernels are capitals, by Triton's custom)
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foveate.errors import FoveateError
+from foveate.ops.kernels.autocast import cast_like_autocast
 from foveate.ops.kernels.triton.depthwise import weight_gradient
 from foveate.ops.kernels.triton.tiles import (
     AS_IT_IS,
@@ -27,7 +26,6 @@ from foveate.ops.kernels.triton.tiles import (
     as_filters,
     as_map,
     blocks,
-    cast_like_autocast,
     convolve_tile,
     dense,
     geometry,

@@ -8,8 +8,6 @@ with a sum for each of their places; one partial sum a program and channel is wr
 are added up in order, so that runs repeat bit for bit.
 """
 
-# ruff: noqa: N803 (constants of kernels are capitals, by Triton's custom)
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ Bound by memory: one read and one write of the map, where slices and a concatena
 roll and a mask, take several. The gradient is the shift back.
 """
 
-# ruff: noqa: N803 (constants of kernels are capitals, by Triton's custom)
-
 from typing import Any
 
 import torch

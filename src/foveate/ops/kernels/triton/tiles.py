@@ -10,8 +10,6 @@ program walks down each column of taps with four input rows in registers: a step
 row and one weight for four multiply-adds.
 """
 
-# ruff: noqa: N803, N806 (constants of kernels are capitals, by Triton's custom)
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,15 +33,6 @@ def new_map(x: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
     """An empty map of x's type in either layout."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-
-
-def cast_like_autocast(*tensors: Tensor | None) -> tuple:
-    """Tensors as convolutions get them: in autocast's type where it is on."""
-    kind = next(t.device.type for t in tensors if t is not None)
-    if not torch.is_autocast_enabled(kind):
-        return tensors
-    dtype = torch.get_autocast_dtype(kind)
-    return tuple(t if t is None else t.to(dtype) for t in tensors)
 
 
 def dense(x: Tensor, channels_last: bool) -> Tensor:

@@ -7,8 +7,6 @@ and writes one partial sum for each tap. The partial sums are added up in order 
 small pass. So the same input gives the same bits, which atomic additions would not.
 """
 
-# ruff: noqa: N803, N806 (constants of kernels are capitals, by Triton's custom)
-
 from collections.abc import Sequence
 
 import torch

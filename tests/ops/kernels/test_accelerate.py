@@ -1,0 +1,161 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import foveate
+from foveate.ops.kernels import accelerate, accelerated, native, restore
+
+NETS = [
+    "inception_next_mini32",
+    "convnext_mini32",
+    "timm/convnext_atto",
+    "timm/inception_next_atto",
+]
+
+
+def net(name):
+    torch.manual_seed(0)
+    made = foveate.create_model(name, num_classes=10).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for key, parameter in made.named_parameters():
+            if "gamma" in key:
+                parameter.fill_(0.5)
+    return made
+
+
+def batch(side=32):
+    x = torch.rand(4, 3, side, side).contiguous(memory_format=torch.channels_last)
+    return x, torch.arange(4)
+
+
+def gradients(model, x, targets):
+    model.zero_grad()
+    loss = cross_entropy(model(x), targets)
+    loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_net_learns_the_same(library, name, training):
+    plain = net(name).train(training)
+    fast = copy.deepcopy(plain)
+    assert len(accelerate(fast)) > 10
+    x, targets = batch(64)
+    exact = copy.deepcopy(plain).double()
+    (loss, found), (_, theirs) = gradients(fast, x, targets), gradients(plain, x, targets)
+    expected, truth = gradients(exact, x.double(), targets)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    for key, value in truth.items():
+        allowed = 3 * (theirs[key] - value).norm() + 1e-4 * value.norm() + 1e-7
+        assert (found[key] - value).norm() <= allowed, key
+    for key, value in exact.named_buffers():
+        torch.testing.assert_close(
+            fast.get_buffer(key).double(), value.double(), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_blocks_are_fused(library):
+    model = net("convnext_mini32").train()
+    with accelerated(model):
+        names = _graph(model(batch()[0]))
+    assert "_MlpBackward" in names
+    assert "_DepthwiseBackward" in names
+    assert not any("Mkldnn" in n and "Gelu" in n for n in names)
+
+
+def _graph(y):
+    seen, todo = set(), [y.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [n for n, _ in node.next_functions]
+    return {node.name() for node in seen}
+
+
+def test_restoring_leaves_no_trace(library):
+    model = net("convnext_mini32").eval()
+    before = {name: set(vars(m)) for name, m in model.named_modules()}
+    x, _ = batch()
+    expected = model(x)
+    accelerate(model)
+    restore(model)
+    assert {name: set(vars(m)) for name, m in model.named_modules()} == before
+    assert torch.equal(model(x), expected)
+
+
+def test_state_and_names_stay(library):
+    model = net("convnext_mini32")
+    keys = list(model.state_dict())
+    with accelerated(model):
+        assert list(model.state_dict()) == keys
+        copied = copy.deepcopy(model)
+    restore(copied)
+    assert list(copied.state_dict()) == keys
+
+
+def test_stochastic_depth_draws_the_same(library):
+    model = foveate.create_model("convnext_mini32", num_classes=10, drop_path_rate=0.5).train()
+    x, _ = batch()
+    torch.manual_seed(3)
+    plain = model(x)
+    with accelerated(model):
+        torch.manual_seed(3)
+        fast = model(x)
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_inside_blocks_still_see(library):
+    model = net("convnext_mini32").eval()
+    seen = []
+    inner = next(m for name, m in model.named_modules() if name.endswith("mlp.act"))
+    inner.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    with accelerated(model):
+        model(batch()[0])
+    assert len(seen) == 1
+
+
+def test_counting_and_exporting_see_pytorch(library):
+    from foveate.measure import count
+
+    model = net("convnext_mini32").eval()
+    x, _ = batch()
+    expected = count(model, x).macs
+    with accelerated(model):
+        assert count(model, x).macs == expected
+        exported = torch.export.export(model, (x,))
+    operators = {str(n.target) for n in exported.graph.nodes if n.op == "call_function"}
+    assert any("conv2d" in name for name in operators)
+    torch.testing.assert_close(exported.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_functional_transforms_go_through_pytorch(library):
+    model = nn.Conv2d(3, 3, 3, padding=1, groups=3)
+    x = torch.randn(4, 1, 3, 8, 8)
+    with accelerated(model):
+        torch.testing.assert_close(torch.vmap(model)(x), torch.stack([model(v) for v in x]))
+        y, tangent = torch.func.jvp(model, (x[0],), (torch.ones_like(x[0]),))
+    assert y.shape == tangent.shape
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_without_kernels_nothing_changes():
+    model = net("inception_next_mini32").eval()
+    x, _ = batch()
+    expected = model(x)
+    with accelerated(model):
+        torch.testing.assert_close(model(x), expected)
+    assert native.level() is None
+
+
+def test_an_unknown_level_is_no_level(monkeypatch):
+    native.level.cache_clear()
+    monkeypatch.setenv(native.OFF, "x86-64-v9")
+    try:
+        assert native.level() is None
+    finally:
+        native.level.cache_clear()
