@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from foveate import memory
 from foveate.data import Batch, Batches, Dataset
 from foveate.errors import FoveateError
 from foveate.train.checkpoint import Shelf, load, pack_optimizer, save, unpack_optimizer
@@ -20,7 +21,6 @@ from foveate.train.clock import Clock
 from foveate.train.distributed import World
 from foveate.train.evaluate import evaluate
 from foveate.train.ingredients import AverageWeights, ClipGradients, Ingredient
-from foveate.train.memory import keep_freed_memory
 from foveate.train.optim import make_optimizer
 from foveate.train.precision import choose_precision
 from foveate.train.progress import Bar
@@ -77,12 +77,8 @@ def train(
     Raises: FoveateError if the loss is no longer finite, if the disk is full, or
         if `folder` holds another training.
     """
-    keep_freed_memory()
     training = Training(model, data, recipe, folder, ingredients)
-    with (
-        training.world.shared_batch_norms(model),
-        Bar(progress and training.world.leads) as bar,
-    ):
+    with training.under_way(), Bar(progress and training.world.leads) as bar:
         while not training.is_over:
             for batch in training.rest_of_epoch():
                 training.step(batch)
@@ -151,6 +147,12 @@ class Training:
     def evaluation_is_due(self) -> bool:
         """Whether `evaluate_every` epochs have passed."""
         return self.epoch >= self._next_evaluation or self.clock.is_over
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Within, the process and the model are as steps want them; after it, as they were."""
+        with memory.kept(), self.world.shared_batch_norms(self.model):
+            yield
 
     def rest_of_epoch(self) -> Iterator[Batch]:
         """Batches from where the training stands to the end of the epoch."""
