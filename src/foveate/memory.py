@@ -14,8 +14,9 @@ the step before. benchmarks/memory.py measures what it brings.
 What it costs: between steps the process holds the memory of its largest step. `restore`, or the
 end of the last `with`, gives all that is free back to the system.
 
-The policy covers the main thread's arena. In other threads' arenas, which glibc limits to
-64 MiB a heap, larger blocks stay mappings of their own.
+In threads other than the main one glibc keeps blocks of up to 64 MiB, and maps larger ones anew
+all the same. `MALLOC_ARENA_MAX=1` in the environment makes all threads alike; from inside the
+process it could not be undone, so it is left to those who run large batches in threads.
 
 Elsewhere (macOS, Windows, musl, another allocator such as jemalloc put before glibc's) nothing
 happens, and nothing fails. Where a person has set glibc's allocator in the environment
