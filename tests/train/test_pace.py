@@ -11,8 +11,6 @@ from foveate.data import Batch
 from foveate.measure import Ceilings, count
 from foveate.train import Ingredient, pace, train
 
-CALLS = "foveate.train.pace.time.monotonic"
-
 
 class Slow:
     """Batches, each of which takes some seconds of a clock that the test turns."""
@@ -32,7 +30,7 @@ class Slow:
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(CALLS, lambda: clock.now)
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 
