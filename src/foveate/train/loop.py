@@ -59,7 +59,7 @@ class Outcome:
     precision: str
 
     def share_of_roof(self, roof: Ceilings | None = None) -> float:
-        """Share of the machine's arithmetic that the steps used.
+        """Share of the processor's arithmetic that the steps used, where it was not a GPU's.
 
         Args:
             roof: the machine's ceilings in float32, measured if not given.
