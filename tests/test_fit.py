@@ -43,7 +43,7 @@ def results(run: Path) -> dict:
     """All of a run that does not depend on time."""
     found = facts(run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = {"seconds", "images_per_second"}
+    timed = {"seconds", "images_per_second", "waited", "share_of_roof"}
     training = {k: v for k, v in found["training"].items() if k not in {*timed, "minutes"}}
     return {
         "weights": (run / "trained" / "model.safetensors").read_bytes(),

@@ -15,6 +15,7 @@ SOURCE = Path(foveate.__file__).parent
 
 FLOORS = {
     "errors": 0,
+    "memory": 0,
     "catalog": 0,
     "measure": 0,
     "data": 1,

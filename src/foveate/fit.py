@@ -302,12 +302,15 @@ def learn(
         progress=not quiet,
     )
     save_model(model, run.folder / "trained")
+    on_processor = World.join().device.type == "cpu"
     return {
         "model": name,
         "epochs": outcome.epochs,
         "steps": outcome.steps,
         "minutes": outcome.seconds / 60,
         "images_per_second": outcome.images_per_second,
+        "waited": outcome.waited,
+        "share_of_roof": outcome.share_of_roof() if on_processor else None,
         "precision": outcome.precision,
         "best_epoch": outcome.best_epoch,
         "val_top1": outcome.top1,

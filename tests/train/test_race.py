@@ -8,7 +8,7 @@ from foveate.train import Outcome, Recipe, Runner, race
 
 
 def outcome(top1: float) -> Outcome:
-    return Outcome(top1, 1.0, 1.0, 10, 6.0, 100.0, "float32")
+    return Outcome(top1, 1.0, 1.0, 10, 6.0, 100.0, 0.0, 1e9, "float32")
 
 
 def runners(accuracies: dict[str, float], log: list) -> list[Runner]:

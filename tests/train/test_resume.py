@@ -38,6 +38,7 @@ def metrics(folder: Path) -> list[dict]:
     for line in lines:
         line.pop("seconds")
         line.pop("images_per_second", None)
+        line.pop("waited", None)
     return lines
 
 

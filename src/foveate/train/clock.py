@@ -27,7 +27,6 @@ class Clock:
         self.progress = 0.0
         self.step = 0
         self.spent = 0.0
-        self.steps_here = 0
         self._closing_steps = closing_steps
         self._step_seconds: float | None = None
         self._between = 0.0
@@ -45,7 +44,6 @@ class Clock:
         took = self._take() + self._between
         self._between = 0.0
         self.step += 1
-        self.steps_here += 1
         if self._step_seconds is None:
             self._step_seconds = took
         self._step_seconds += 0.03 * (took - self._step_seconds)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from foveate import memory
 from foveate.data import Batches, Split
 from foveate.vision import VisionModel
 
@@ -20,6 +21,7 @@ class Evaluation:
     targets: np.ndarray
 
 
+@memory.kept()
 @torch.inference_mode()
 def evaluate(
     model: VisionModel, split: Split, batch_size: int = 256, *, precision: str = "float32"

@@ -90,8 +90,9 @@ class AverageWeights(Ingredient):
 
     def step_end(self, training: Training) -> None:
         decay = min(self.decay, (1 + training.clock.step) / (10 + training.clock.step))
-        for name, now in _floats(training.model).items():
-            self._average[name].lerp_(now, 1 - decay)
+        now = _floats(training.model)
+        kept = [self._average[name] for name in now]
+        torch._foreach_lerp_(kept, list(now.values()), 1 - decay)  # pyright: ignore
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from foveate import memory
 from foveate.data import Batch, Batches, Dataset
 from foveate.errors import FoveateError
+from foveate.measure import Ceilings, ceilings, count
 from foveate.train.checkpoint import Shelf, load, pack_optimizer, save, unpack_optimizer
 from foveate.train.clock import Clock
 from foveate.train.distributed import World
 from foveate.train.evaluate import evaluate
 from foveate.train.ingredients import AverageWeights, ClipGradients, Ingredient
-from foveate.train.memory import keep_freed_memory
 from foveate.train.optim import make_optimizer
+from foveate.train.pace import Pace
 from foveate.train.precision import choose_precision
 from foveate.train.progress import Bar
 from foveate.train.recipe import Recipe
@@ -40,6 +42,9 @@ class Outcome:
         best_epoch: when that was.
         epochs, steps, seconds: what was used, over all processes that resumed it.
         images_per_second: while stepping.
+        waited: share of the time of stepping in which no batch was ready, in [0, 1].
+        flops_per_second: in matrix products and convolutions, the backward pass counted as two
+            forward passes.
         precision: what the steps were computed in.
     """
 
@@ -49,7 +54,17 @@ class Outcome:
     steps: int
     seconds: float
     images_per_second: float
+    waited: float
+    flops_per_second: float
     precision: str
+
+    def share_of_roof(self, roof: Ceilings | None = None) -> float:
+        """Share of the processor's arithmetic that the steps used, where it was not a GPU's.
+
+        Args:
+            roof: the machine's ceilings in float32, measured if not given.
+        """
+        return self.flops_per_second / (roof or ceilings()).flops
 
 
 def train(
@@ -77,12 +92,8 @@ def train(
     Raises: FoveateError if the loss is no longer finite, if the disk is full, or
         if `folder` holds another training.
     """
-    keep_freed_memory()
     training = Training(model, data, recipe, folder, ingredients)
-    with (
-        training.world.shared_batch_norms(model),
-        Bar(progress and training.world.leads) as bar,
-    ):
+    with training.under_way(), Bar(progress and training.world.leads) as bar:
         while not training.is_over:
             for batch in training.rest_of_epoch():
                 training.step(batch)
@@ -104,6 +115,7 @@ class Training:
     Attributes:
         model, data, recipe, world: what they were made with.
         clock: steps and progress.
+        pace: speed, and what was waited for.
         optimizer: updated in every step.
     """
 
@@ -129,7 +141,7 @@ class Training:
         self.best = {"top1": -1.0, "loss": float("inf"), "epoch": 0.0}
         self.evaluated_at, self._next_evaluation, self._worse = -1, recipe.evaluate_every, 0
         self._sums = [0.0, 0.0, 0.0]
-        self._stepping_seconds = 0.0
+        self.pace = Pace()
         self._saved_at = time.monotonic()
         self._shelf = Shelf(folder / "checkpoints", recipe.keep)
         self._metrics = folder / "metrics.jsonl"
@@ -152,10 +164,16 @@ class Training:
         """Whether `evaluate_every` epochs have passed."""
         return self.epoch >= self._next_evaluation or self.clock.is_over
 
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Within, the process and the model are as steps want them; after it, as they were."""
+        with memory.kept(), self.world.shared_batch_norms(self.model):
+            yield
+
     def rest_of_epoch(self) -> Iterator[Batch]:
         """Batches from where the training stands to the end of the epoch."""
         epoch, start = divmod(self.clock.step, self.batches.steps)
-        return self.batches.epoch(epoch, start)
+        return self.pace.batches(self.batches, epoch, start)
 
     # ------------------------------------------------------------ the loop's deeds
 
@@ -182,7 +200,7 @@ class Training:
         self._sums = [a + b for a, b in zip(self._sums, (1.0, loss, hits), strict=True)]
         before = self.clock.spent
         self.clock.tick()
-        self._stepping_seconds += self.clock.spent - before
+        self.pace.stepped(self.batches.batch_size, self.clock.spent - before)
         self.clock.progress = self.world.agree(self.clock.progress)
         for ingredient in self.ingredients:
             ingredient.step_end(self)
@@ -195,7 +213,7 @@ class Training:
             return
         steps, loss, hits = self._sums
         self._sums = [0.0, 0.0, 0.0]
-        speed = self._images_per_second()
+        speed = self.pace.images_per_second
         bar.step(self.clock.progress, self.epoch, loss / steps, speed)
         self._write(
             kind="train",
@@ -205,6 +223,7 @@ class Training:
             top1=hits / steps / self.batches.batch_size,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             images_per_second=speed,
+            waited=self.pace.waited_share,
             seconds=self.clock.spent,
         )
 
@@ -270,7 +289,9 @@ class Training:
             epochs=self.epoch,
             steps=self.clock.step,
             seconds=self.clock.spent,
-            images_per_second=self._images_per_second(),
+            images_per_second=self.pace.images_per_second,
+            waited=self.pace.waited_share,
+            flops_per_second=6 * self._macs() * self.pace.images_per_second,
             precision=self.precision,
         )
 
@@ -311,7 +332,7 @@ class Training:
             chosen = choose_precision(self.model, batch.images.to(device), len(self.data.labels))
             self.precision = "bfloat16" if self.world.agree(chosen == "bfloat16") else "float32"
             self.clock.lap(recurs=False)
-        mean_loss, hits = 0.0, 0.0
+        found = torch.zeros(2, dtype=torch.float64, device=device)
         for images, targets in zip(
             batch.images.chunk(self.recipe.accumulate),
             batch.targets.chunk(self.recipe.accumulate),
@@ -327,16 +348,19 @@ class Training:
             for ingredient in self.ingredients:
                 loss = ingredient.loss(self, logits, targets, loss)
             (loss * share).backward()
-            mean_loss += loss.item() * share
             hard = targets if targets.ndim == 1 else targets.argmax(1)
-            hits += (logits.argmax(1) == hard).sum().item()
+            found[0] += loss.detach().double() * share
+            found[1] += (logits.argmax(1) == hard).sum()
+        mean_loss, hits = found.tolist()
         return mean_loss, hits
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self.average.applied(self.model) if self.average else nullcontext()
 
-    def _images_per_second(self) -> float:
-        return self.clock.steps_here * self.batches.batch_size / max(self._stepping_seconds, 1e-9)
+    def _macs(self) -> int:
+        """Multiply-adds of one image's forward pass."""
+        size = self.model.preprocess.size
+        return count(self.model, torch.zeros(1, 3, size, size, device=self.world.device)).macs
 
     def _write(self, **line: Any) -> None:
         if self.world.leads:

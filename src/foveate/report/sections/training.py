@@ -62,4 +62,13 @@ def _words(folder: Folder) -> Html:
     if is_number(done.get("val_top1")):
         at = f" at epoch {number(done['best_epoch'])}" if is_number(done.get("best_epoch")) else ""
         said += f" The best on validation: {percent(done['val_top1'])}{at}."
-    return tag("p", said)
+    return tag("p", said + _use_of_machine(done))
+
+
+def _use_of_machine(done: dict) -> str:
+    shares = {
+        "share_of_roof": "used {} of this machine's best float32 arithmetic",
+        "waited": "waited {} of their time for images",
+    }
+    parts = [said.format(percent(done[k])) for k, said in shares.items() if is_number(done.get(k))]
+    return f" Its steps {' and '.join(parts)}." if parts else ""
