@@ -9,6 +9,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from foveate.data.boxes import read_box
+
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels."""
 
@@ -72,6 +74,11 @@ class Jpeg:
         high, wide = self.height, self.width
         if self.orientation >= 5:
             high, wide = wide, high
+        if by == 1:
+            rows, columns = window_of(stored, high, wide)
+            pixels = read_box(self.data, columns.start, rows.start, columns.stop, rows.stop)
+            if pixels is not None:
+                return self._upright(pixels)
         high, wide = -(-high // by), -(-wide // by)
         pixels = simplejpeg.decode_jpeg(
             self.data, "RGB", min_height=high, min_width=wide, min_factor=by
@@ -111,9 +118,14 @@ def window(pixels: np.ndarray, box: Box, by: int = 1) -> np.ndarray:
     Args:
         pixels: (H, W, 3), where each stands for `by` times `by` of those that the box counts.
     """
-    left, top, right, bottom = box
-    rows = _span(top / by, bottom / by, pixels.shape[0])
-    return pixels[rows, _span(left / by, right / by, pixels.shape[1])]
+    rows, columns = window_of(box, pixels.shape[0], pixels.shape[1], by)
+    return pixels[rows, columns]
+
+
+def window_of(box: Box, high: int, wide: int, by: int = 1) -> tuple[slice, slice]:
+    """Rows and columns of a box in an image of so many pixels."""
+    left, top, right, bottom = (edge / by for edge in box)
+    return _span(top, bottom, high), _span(left, right, wide)
 
 
 def _span(low: float, high: float, most: int) -> slice:
