@@ -20,8 +20,8 @@ class Augment:
             `centre` only scales and cuts the centre.
         shift: most pixels of shift, at the size trained at.
         scale, ratio: share of the area and aspect ratio of a random box.
-        reduce: decode a JPEG at a half, a quarter or an eighth where a random box
-            has pixels enough even so; it takes less time, and pixels differ
+        reduce: decode a JPEG at a quarter or an eighth where a random box has
+            pixels enough even so; it takes less time, and pixels differ
             slightly from those of the whole image, scaled.
         flip: mirror left and right at random; `alternate` mirrors each image
             in every other epoch instead (arXiv 2404.00498, section 3.6);

@@ -53,7 +53,7 @@ def decode_cut(
     """Decode what a box of an image needs, and no more where the format allows.
 
     Where the box has many more pixels than `least`, a JPEG is decoded at a
-    half, a quarter or an eighth of its size, which takes less time.
+    quarter or an eighth of its size, which takes less time.
 
     Args:
         data: the content of the file.
