@@ -114,7 +114,7 @@ class Batches:
 
         Threads prepare a few batches ahead; they end when the iterator is closed.
         """
-        threads = self.workers or min(16, len(os.sched_getaffinity(0)))
+        threads = self.workers or min(16, os.cpu_count() or 1)
         pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
         waiting: list[Future[Batch]] = []
         try:
