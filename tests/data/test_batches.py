@@ -1,5 +1,6 @@
 """Batches are pure functions of (seed, epoch, index), shared fairly, and outlive bad files."""
 
+import io
 import itertools
 import threading
 import traceback
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from foveate.data import Augment, BadImage, Batches, Split
+from foveate.data import Augment, BadImage, Batches, Split, decode
 from foveate.data.augment import Draw, shift_and_flip
+from foveate.data.dataset import ImageFile
 from foveate.errors import FoveateError
 
 EVERYTHING = Augment(randaugment=2, erase=0.3, flip=True)
@@ -162,6 +164,52 @@ def test_shifted_images_are_those_of_the_fast_path():
     indices = batch.indices.numpy()
     expected = shift_and_flip(split.pixels[indices], augment, Draw(4, 2, indices))
     assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), expected)
+
+
+def photographs(n: int = 9, width: int = 150, height: int = 110) -> list[bytes]:
+    """JPEGs, some of them stored on their side."""
+    coarse = np.random.default_rng(0).integers(0, 256, (n, 5, 7, 3), dtype=np.uint8)
+    found = []
+    for i, colours in enumerate(coarse):
+        exif = Image.Exif()
+        exif[0x0112] = 1 + i % 8
+        file = io.BytesIO()
+        image = Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC)
+        image.save(file, "JPEG", quality=90, exif=exif)
+        found.append(file.getvalue())
+    return found
+
+
+def in_jpegs(files: list[bytes]) -> Split:
+    names = [f"{i}.jpg" for i in range(len(files))]
+    return Split(names, np.arange(len(files)) % 3, [ImageFile(lambda f=f: f) for f in files])
+
+
+def test_boxes_of_files_are_boxes_of_their_pixels():
+    files, whole = photographs(), Augment(crop="resized", scale=(0.1, 1.0), reduce=False)
+    parts = batches(in_jpegs(files), augment=whole, size=16).batch(0, 0)
+    all_pixels = batches(in_files([decode(f) for f in files]), augment=whole, size=16).batch(0, 0)
+    assert same(parts, all_pixels)
+
+
+def test_reduced_boxes_look_like_whole_ones():
+    split, fields = in_jpegs(photographs()), {"crop": "resized", "scale": (0.5, 1.0)}
+    whole, reduced = (
+        batches(split, augment=Augment(**fields, reduce=r), size=24).batch(0, 0).images.float()
+        for r in (False, True)
+    )
+    assert not torch.equal(whole, reduced)
+    assert (whole - reduced).abs().mean() < 6
+
+
+def test_parts_of_splits_and_joined_splits_still_give_boxes():
+    files = photographs()
+    split = in_jpegs(files)
+    again = Split.joined([split.subset(np.arange(4)), split.subset(np.arange(4, 9))])
+    mixed = Split.joined([split.subset(np.arange(4)), in_memory(5)])
+    found = [s.cut(3, lambda w, h: (0, 0, w, h), 20).shape for s in (split, again, mixed)]
+    assert found == [(28, 38, 3)] * 3
+    assert np.array_equal(mixed.read(6), in_memory(5).read(2))
 
 
 # ------------------------------------------------------------ purity

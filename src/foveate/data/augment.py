@@ -20,6 +20,9 @@ class Augment:
             `centre` only scales and cuts the centre.
         shift: most pixels of shift, at the size trained at.
         scale, ratio: share of the area and aspect ratio of a random box.
+        reduce: decode a JPEG at a quarter or an eighth where a random box has
+            pixels enough even so; it takes less time, and pixels differ
+            slightly from those of the whole image, scaled.
         flip: mirror left and right at random; `alternate` mirrors each image
             in every other epoch instead (arXiv 2404.00498, section 3.6);
             False where mirrored images mean something else, as with digits.
@@ -39,6 +42,7 @@ class Augment:
     shift: int = 2
     scale: tuple[float, float] = (0.35, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    reduce: bool = True
     flip: bool | Literal["alternate"] = True
     randaugment: int = 0
     magnitude: float = 9.0

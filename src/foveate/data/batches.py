@@ -1,9 +1,10 @@
 """Batches of images, in an order and with an augmentation that anyone can compute again."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from foveate.data.augment import Augment, Draw, erase, random_box, shift_and_fli
 from foveate.data.dataset import Quarantined, Split
 from foveate.data.decode import BadImage
 from foveate.data.mix import Mix
+from foveate.data.scale import resize, resize_batch, stretch
 from foveate.errors import FoveateError
 
 
@@ -49,7 +51,7 @@ class Batches:
         seed: decides order and augmentation.
         rank, world: which of how many processes this is; each gets its part of
             every batch, and the parts together are the batch of one process.
-        workers: threads that prepare batches ahead; by default one a core, at most 4.
+        workers: threads that prepare batches ahead; by default one a core, at most 16.
 
     Raises: FoveateError if the batch cannot be shared among the processes, or
         an argument is out of its range.
@@ -112,7 +114,7 @@ class Batches:
 
         Threads prepare a few batches ahead; they end when the iterator is closed.
         """
-        threads = self.workers or min(4, os.cpu_count() or 1)
+        threads = self.workers or min(16, os.cpu_count() or 1)
         pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
         waiting: list[Future[Batch]] = []
         try:
@@ -157,7 +159,8 @@ class Batches:
         targets = torch.from_numpy(self.split.targets[used])
         if self.augment is None:
             return _to_tensor(pixels), targets
-        pixels = shift_and_flip(pixels, self.augment, draw)
+        if self.augment.crop != "resized":
+            pixels = shift_and_flip(pixels, self.augment, draw)
         if self.augment.randaugment:
             from foveate.data.randaugment import randaugment
 
@@ -169,42 +172,54 @@ class Batches:
         return _to_tensor(pixels), targets
 
     def _square(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-        """The images at one size, uint8 (B, S, S, 3), and which these are, int64 (B,)."""
-        cuts = self.augment is not None and self.augment.crop == "resized"
+        """The images at one size, uint8 (B, S, S, 3), and which these are, int64 (B,).
+
+        Random boxes are cut out and mirrored on the way.
+        """
         all_pixels = self.split.pixels
+        cuts = self.augment is not None and self.augment.crop == "resized"
         if all_pixels is not None and not cuts:
             return resize_batch(all_pixels[draw.indices], self.size, self.crop), draw.indices
-        shares = draw.crops() if cuts else None
+        prepare = self._random_boxes(draw) if cuts else self._whole
         pixels = np.empty((len(draw.indices), self.size, self.size, 3), np.uint8)
         used = draw.indices.copy()
         for row, index in enumerate(draw.indices.tolist()):
             try:
-                image, used[row] = self._read(index)
-                pixels[row] = self._scale(image, None if shares is None else shares[row])
+                used[row] = self._read(index, partial(prepare, row, pixels[row]))
             except Exception as error:
                 error.add_note(f"while preparing {self.split.names[index]}")
                 raise
         return pixels, used
 
-    def _scale(self, image: np.ndarray, shares: np.ndarray | None) -> np.ndarray:
-        """One image of any size, brought to (S, S, 3), from a random box if it has `shares`."""
-        if shares is None:
-            return resize(Image.fromarray(image), self.size, self.crop)
-        assert self.augment is not None
-        height, width = image.shape[:2]
-        return _resample(
-            Image.fromarray(image), self.size, random_box(width, height, self.augment, shares)
-        )
+    def _whole(self, row: int, out: np.ndarray, index: int) -> None:
+        """Scale the image at `index` and cut its centre, into (S, S, 3)."""
+        out[...] = resize(Image.fromarray(self.split.read(index)), self.size, self.crop)
 
-    def _read(self, index: int) -> tuple[np.ndarray, int]:
-        """The image, or where its file has gone bad since, the next that has not; and which it is.
+    def _random_boxes(self, draw: Draw) -> Callable[[int, np.ndarray, int], None]:
+        """A function that scales a random box of the image at an index, into (S, S, 3)."""
+        augment, shares = self.augment, draw.crops()
+        assert augment is not None
+        flips = draw.flips(augment.flip).tolist()
+        least = self.size if augment.reduce else None
+
+        def prepare(row: int, out: np.ndarray, index: int) -> None:
+            choose = partial(random_box, augment=augment, shares=shares[row])
+            stretch(self.split.cut(index, choose, least), self.size, flips[row], out)
+
+        return prepare
+
+    def _read(self, index: int, prepare: Callable[[int], None]) -> int:
+        """Prepare the image, or where its file has gone bad since, the next that has not.
 
         The next of its class is preferred, so that targets change only where a
         whole class is gone.
+
+        Returns: which it is.
         """
         for i in self._candidates(index):
             try:
-                return self.split.read(i), i
+                prepare(i)
+                return i
             except (BadImage, OSError) as error:
                 self._bad[i] = str(error)
         raise FoveateError(
@@ -218,32 +233,6 @@ class Batches:
         same = self.split.targets[after] == self.split.targets[index]
         yield from after[same].tolist()
         yield from after[~same].tolist()
-
-
-def resize(image: Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
-    """Scale and cut the centre: `crop` of the shorter side fills (size, size).
-
-    Returns: uint8 (size, size, 3).
-    """
-    width, height = image.size
-    side = min(width, height) * crop
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    if (width, height) == (size, size) and crop == 1.0:
-        return np.asarray(image)
-    return _resample(image, size, box)
-
-
-def _resample(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> np.ndarray:
-    side = (size, size)
-    return np.asarray(image.resize(side, Image.Resampling.BICUBIC, box, reducing_gap=2.0))
-
-
-def resize_batch(pixels: np.ndarray, size: int, crop: float = 1.0) -> np.ndarray:
-    """`resize` for images of one size: uint8 (B, H, W, 3) to (B, size, size, 3)."""
-    if pixels.shape[1:3] == (size, size) and crop == 1.0:
-        return pixels
-    return np.stack([resize(Image.fromarray(image), size, crop) for image in pixels])
 
 
 def _to_tensor(pixels: np.ndarray) -> Tensor:

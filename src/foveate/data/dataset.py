@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from foveate.data.decode import decode, decode_cut
+from foveate.data.jpeg import Box, window
 from foveate.errors import FoveateError
 
 
@@ -28,13 +30,24 @@ class Duplicate:
     second_split: str
 
 
+@dataclass(frozen=True)
+class ImageFile:
+    """A reader that decodes a file: all of it when called, less where less is needed."""
+
+    load: Callable[[], bytes]
+
+    def __call__(self) -> np.ndarray:
+        return decode(self.load())
+
+
 class Split:
     """Images with their targets.
 
     Args:
         names: what each image is called, for people.
         targets: int64 (N,), indices into the dataset's labels.
-        readers: one function an image that gives its pixels, uint8 (H, W, 3).
+        readers: one function an image that gives its pixels, uint8 (H, W, 3); an
+            `ImageFile` can give parts of them, too.
         pixels: all images at once, uint8 (N, H, W, 3), where they have one
             size and fit in memory; else None.
     """
@@ -58,6 +71,23 @@ class Split:
         """The pixels of image `i`: uint8 (H, W, 3). Raises: BadImage, OSError."""
         return self.pixels[i] if self.pixels is not None else self._readers[i]()
 
+    def cut(
+        self, i: int, choose: Callable[[int, int], Box], least: int | None = None
+    ) -> np.ndarray:
+        """What lies in a box of image `i`: uint8 (h, w, 3); of a file, only that is decoded.
+
+        Args:
+            choose: gives the box for the image's width and height.
+            least: pixels of height and width that are enough (see `decode_cut`).
+
+        Raises: BadImage, OSError.
+        """
+        reader = self._readers[i] if self.pixels is None else None
+        if isinstance(reader, ImageFile):
+            return decode_cut(reader.load(), choose, least)
+        pixels = self.read(i)
+        return window(pixels, choose(pixels.shape[1], pixels.shape[0]))
+
     def subset(self, indices: np.ndarray) -> "Split":
         """The images at `indices`, in that order."""
         return Split(
@@ -71,15 +101,21 @@ class Split:
         """The same images with other targets."""
         return Split(self.names, targets, self._readers, self.pixels)
 
+    def _all_readers(self) -> Sequence[Callable[[], np.ndarray]]:
+        if self.pixels is None:
+            return self._readers
+        return [partial(self.read, i) for i in range(len(self))]
+
     @classmethod
     def joined(cls, splits: Sequence["Split"]) -> "Split":
         """The images of several splits, one split after the other."""
         pixels = [split.pixels for split in splits if split.pixels is not None]
         held = len(pixels) == len(splits)
+        readers = [] if held else [reader for split in splits for reader in split._all_readers()]
         return cls(
             [name for split in splits for name in split.names],
             np.concatenate([split.targets for split in splits]),
-            () if held else [partial(split.read, i) for split in splits for i in range(len(split))],
+            readers,
             np.concatenate(pixels) if held else None,
         )
 

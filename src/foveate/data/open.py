@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.dataset import Dataset, Duplicate, Quarantined, Split, from_arrays
+from foveate.data.dataset import Dataset, Duplicate, ImageFile, Quarantined, Split, from_arrays
 from foveate.data.decode import BadImage, decode
 from foveate.data.sources import Item, find_items
 from foveate.data.splits import divide
@@ -219,7 +219,7 @@ def _assemble(
         splits[name] = Split(
             [good[i].item.name for i in chosen],
             targets[chosen],
-            () if held else [_reader(good[i].item) for i in chosen],
+            () if held else [ImageFile(good[i].item.read) for i in chosen],
             _stack(pixels, chosen, good[0].shape) if held else None,
         )
     small = [label for label in labels if (targets == code[label]).sum() < 3]
@@ -234,10 +234,6 @@ def _stack(pixels: list[np.ndarray], chosen: np.ndarray, shape: tuple[int, ...])
     for i, k in enumerate(chosen):
         stacked[i] = pixels[k]
     return stacked
-
-
-def _reader(item: Item) -> Callable[[], np.ndarray]:
-    return lambda: decode(item.read())
 
 
 def _duplicates(good: list[_Look], of: np.ndarray) -> list[Duplicate]:

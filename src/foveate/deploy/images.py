@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from foveate.data import BadImage, Split, decode
-from foveate.data.batches import resize, resize_batch
 from foveate.data.decode import to_rgb
+from foveate.data.scale import resize, resize_batch
 from foveate.errors import FoveateError
 from foveate.vision import Preprocess
 
