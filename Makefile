@@ -1,12 +1,13 @@
 # make demo: set up, train on the built-in digits, leave a report.
 # make test: set up, run the tests.
 PYTHON ?= python3
+BENCHES ?= memory kernels training data_loading inference startup
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-BUILD  := pyproject.toml hatch_build.py $(wildcard src/foveate/ops/kernels/native/*.[ch])
+BUILD  := pyproject.toml hatch_build.py $(wildcard src/foveate/*/native/*.[ch] src/foveate/*/*/native/*.[ch])
 DEMO   ?= runs/demo
 
-.PHONY: demo test test-all lint types docs check clean
+.PHONY: demo test test-all lint types docs bench check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/foveate fit digits --out $(DEMO) --minutes 1
@@ -29,6 +30,11 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m foveate.claims
 	$(BIN)/python -m foveate.backbones
 	$(BIN)/python -m foveate.catalog.docs
+	$(BIN)/python benchmarks/page.py
+
+bench: $(VENV)/.dev
+	for name in $(BENCHES); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/page.py
 
 check: lint types test
 

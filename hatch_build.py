@@ -16,13 +16,13 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = Path("src/foveate/ops/kernels/native")
+SOURCES = (Path("src/foveate/ops/kernels/native"), Path("src/foveate/data/native"))
 LEVELS = {"x86-64-v4": ("x86_64_v4", 16), "x86-64-v3": ("x86_64_v3", 8)}
 """For each instruction set its name in Zig, and how many floats a register holds."""
 FLAGS = (
     *("-target", "x86_64-linux-gnu.2.17", "-O3", "-fPIC", "-shared", "-s"),
     *("-Wall", "-Wextra", "-Wno-unused-function"),
-    *("-ffp-contract=fast", "-fno-math-errno", "-mprefer-vector-width=512"),
+    *("-fwrapv", "-ffp-contract=fast", "-fno-math-errno", "-mprefer-vector-width=512"),
 )
 
 
@@ -32,21 +32,26 @@ class Kernels(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if (sys.platform, platform.machine()) != ("linux", "x86_64"):
             return
-        folder = Path(self.root, SOURCES)
-        newest = max(p.stat().st_mtime for p in (*folder.glob("*.[ch]"), Path(__file__)))
         try:
-            for level in LEVELS:
-                library = folder / f"{level}.so"
-                if not library.exists() or library.stat().st_mtime < newest:
-                    compile_library(folder, level, library)
+            for source in SOURCES:
+                compile_folder(Path(self.root, source))
         except (OSError, ImportError, subprocess.CalledProcessError) as error:
             self.app.display_warning(
                 f"the kernels could not be compiled ({error}): Foveate will use PyTorch's"
             )
             return
-        build_data["artifacts"] += [f"{SOURCES}/*.so"]
+        build_data["artifacts"] += [f"{source}/*.so" for source in SOURCES]
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-manylinux_2_17_x86_64"
+
+
+def compile_folder(folder: Path) -> None:
+    """Write the libraries of a folder that are missing or older than a source."""
+    newest = max(path.stat().st_mtime for path in (*folder.glob("*.[ch]"), Path(__file__)))
+    for level in LEVELS:
+        library = folder / f"{level}.so"
+        if not library.exists() or library.stat().st_mtime < newest:
+            compile_library(folder, level, library)
 
 
 def compile_library(folder: Path, level: str, library: Path) -> None:

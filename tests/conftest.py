@@ -9,9 +9,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # which reads the number of threads when it is imported
 
+from foveate import compiled
+from foveate.ops.kernels import native
+
 if not torch.cuda.is_available():
     # Without a GPU, Triton's kernels run in its interpreter: to be said before timm imports it.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+RUNS = {"x86-64-v4": {"AVX512"}, "x86-64-v3": {"AVX512", "AVX2"}}
+"""The capabilities of processors that run the compiled libraries of each level."""
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -27,3 +33,27 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared images and weights are not on this machine")
     return SHARED
+
+
+@pytest.fixture(params=list(RUNS))
+def library(request, monkeypatch):
+    """The compiled libraries of one instruction set, for the length of a test."""
+    if torch.backends.cpu.get_cpu_capability() not in RUNS[request.param]:
+        pytest.skip(f"this processor has no {request.param}")
+    monkeypatch.setenv(compiled.VARIABLE, request.param)
+    compiled.forget()
+    if native.level() is None:
+        pytest.skip("this build has no compiled libraries")
+    yield request.param
+    monkeypatch.delenv(compiled.VARIABLE)
+    compiled.forget()
+
+
+@pytest.fixture
+def no_library(monkeypatch):
+    """As on a machine for which nothing is compiled."""
+    monkeypatch.setenv(compiled.VARIABLE, "off")
+    compiled.forget()
+    yield
+    monkeypatch.delenv(compiled.VARIABLE)
+    compiled.forget()

@@ -16,6 +16,7 @@ SOURCE = Path(foveate.__file__).parent
 FLOORS = {
     "errors": 0,
     "memory": 0,
+    "compiled": 0,
     "catalog": 0,
     "measure": 0,
     "data": 1,

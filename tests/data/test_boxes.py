@@ -1,10 +1,7 @@
-"""The decoder of boxes, compiled on the spot, against libjpeg-turbo's whole images, bit for bit."""
+"""The decoder of boxes against libjpeg-turbo's whole images, bit for bit."""
 
 import io
-import shutil
-import subprocess
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,28 +9,10 @@ import simplejpeg
 from PIL import Image
 
 from foveate.data import boxes
-from foveate.data.boxes import FOLDER, load, read_box
+from foveate.data.boxes import read_box
 from foveate.data.decode import decode_cut
 
 MODES = [("RGB", 0), ("RGB", 1), ("RGB", 2), ("L", 0)]
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory) -> Path:
-    """The decoder for any processor; skips where there is no compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("there is no C compiler on this machine")
-    path = tmp_path_factory.mktemp("native") / "jpeg.so"
-    source = FOLDER / "jpeg.c"
-    flags = ["-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-    subprocess.run([compiler, *flags, "-o", path, source], check=True)
-    return path
-
-
-@pytest.fixture
-def compiled(library, monkeypatch) -> None:
-    monkeypatch.setattr(boxes, "_decoder", lambda: load(library))
 
 
 def jpeg(width: int, height: int, mode: str = "RGB", sampling: int = 0, **options) -> bytes:
@@ -66,14 +45,14 @@ def assert_all_boxes_are_exact(data: bytes) -> None:
         assert np.array_equal(found, whole[top:bottom, left:right])
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(("mode", "sampling"), MODES)
 @pytest.mark.parametrize("sides", [(64, 48), (65, 49), (7, 130), (131, 5), (200, 203), (6, 6)])
 def test_boxes_are_windows_of_the_whole(mode, sampling, sides):
     assert_all_boxes_are_exact(jpeg(*sides, mode, sampling))
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(("mode", "sampling"), MODES)
 @pytest.mark.parametrize(
     "options",
@@ -91,7 +70,7 @@ def test_qualities_tables_and_restarts(mode, sampling, options):
     assert_all_boxes_are_exact(jpeg(90, 75, mode, sampling, **options))
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("library")
 def test_real_photographs(shared):
     with tarfile.open(shared / "data" / "imagenet_samples.tar") as archive:
         members = [m for m in archive if m.isfile()][::10]
@@ -101,7 +80,7 @@ def test_real_photographs(shared):
             assert_all_boxes_are_exact(file.read())
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
     "data",
     [
@@ -119,13 +98,13 @@ def test_what_is_not_plain_is_left_to_others(data):
     assert read_box(data, 0, 0, 4, 4) is None
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("library")
 def test_a_box_beyond_the_image_is_refused():
     for box in ((0, 0, 65, 48), (0, 0, 64, 49), (-1, 0, 4, 4)):
         assert read_box(jpeg(64, 48), *box) is None
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("sampling", [0, 2])
 def test_damage_never_brings_the_process_down(sampling):
     """Any bytes may be wrong: there are pixels or there are none, and the process lives."""
@@ -142,17 +121,16 @@ def test_damage_never_brings_the_process_down(sampling):
 
 
 def test_with_and_without_the_library_the_pixels_are_the_same(library, monkeypatch):
-    data, found = jpeg(120, 90, sampling=2), []
-    for decoder in (load(library), None):
-        monkeypatch.setattr(boxes, "_decoder", lambda decoder=decoder: decoder)
-        found.append(decode_cut(data, lambda w, h: (11.3, 7.8, 99.6, 80.2)))
-    assert np.array_equal(*found)
+    data = jpeg(120, 90, sampling=2)
+
+    def cut():
+        return decode_cut(data, lambda w, h: (11.3, 7.8, 99.6, 80.2))
+
+    with_it = cut()
+    monkeypatch.setattr(boxes, "_decoder", lambda: None)
+    assert np.array_equal(with_it, cut())
 
 
-def test_it_can_be_switched_off(monkeypatch):
-    boxes._decoder.cache_clear()
-    monkeypatch.setenv(boxes.OFF, "off")
-    try:
-        assert read_box(jpeg(64, 48), 0, 0, 4, 4) is None
-    finally:
-        boxes._decoder.cache_clear()
+@pytest.mark.usefixtures("no_library")
+def test_it_can_be_switched_off():
+    assert read_box(jpeg(64, 48), 0, 0, 4, 4) is None

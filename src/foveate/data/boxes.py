@@ -1,21 +1,17 @@
 """Boxes out of JPEGs by Foveate's own decoder, where it has been compiled.
 
-Its source is `native/jpeg.c`: compiled when Foveate is built, once for each level of instruction
-sets (`AVX2.so`, `AVX512.so`), and loaded through ctypes, which lets other threads run meanwhile.
-Without it everything works, and gives the same pixels, in more time.
+Its source is `native/jpeg.c`. Without it everything works, and gives the same pixels, in more time.
 """
 
 import ctypes
-import os
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from foveate import compiled
+
 FOLDER = Path(__file__).parent / "native"
-OFF = "FOVEATE_KERNELS"
-"""Environment variable: `off` leaves it out, the name of a level insists on it."""
 
 
 def read_box(data: bytes, left: int, top: int, right: int, bottom: int) -> np.ndarray | None:
@@ -38,18 +34,12 @@ def read_box(data: bytes, left: int, top: int, right: int, bottom: int) -> np.nd
     return None if failed else pixels
 
 
-@cache
 def _decoder() -> Callable[..., int] | None:
-    from torch.backends.cpu import get_cpu_capability
-
-    level = os.environ.get(OFF, "") or get_cpu_capability()
-    path = FOLDER / f"{level}.so"
-    return load(path) if path.is_file() else None
-
-
-def load(path: Path) -> Callable[..., int]:
-    """The decoder of a compiled library; it gives 0 where it succeeded."""
-    decode = ctypes.CDLL(str(path)).foveate_jpeg_box
+    """The decoder, which gives 0 where it succeeded; None where it has not been compiled."""
+    library = compiled.library(FOLDER)
+    if library is None:
+        return None
+    decode = library.foveate_jpeg_box
     numbers = (ctypes.c_int64, *(ctypes.c_int,) * 4)
     decode.argtypes = (ctypes.c_char_p, *numbers, ctypes.c_void_p)
     return decode

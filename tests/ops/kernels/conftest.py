@@ -1,48 +1,7 @@
-"""Each kernel is tested in each library that this processor can run."""
+"""How kernels are compared with their twins."""
 
 import pytest
 import torch
-
-from foveate.ops.kernels import native
-
-RUNS = {"x86-64-v4": {"AVX512"}, "x86-64-v3": {"AVX512", "AVX2"}}
-
-
-@pytest.fixture(params=list(RUNS))
-def library(request, monkeypatch) -> str:
-    """The library of one instruction set, for the length of a test."""
-    if torch.backends.cpu.get_cpu_capability() not in RUNS[request.param]:
-        pytest.skip(f"this processor has no {request.param}")
-    with use(request.param, monkeypatch):
-        if native.level() is None:
-            pytest.skip("this build has no kernels")
-        yield request.param
-
-
-@pytest.fixture
-def no_kernels(monkeypatch):
-    """As on a machine for which there are no kernels."""
-    with use("off", monkeypatch):
-        yield
-
-
-class use:  # noqa: N801 - reads as a verb
-    """Insist on a level, or on none."""
-
-    def __init__(self, name, monkeypatch):
-        self.name, self.monkeypatch = name, monkeypatch
-
-    def __enter__(self):
-        self.monkeypatch.setenv(native.OFF, self.name)
-        self._forget()
-
-    def __exit__(self, *error):
-        self.monkeypatch.delenv(native.OFF)
-        self._forget()
-
-    def _forget(self):
-        native.level.cache_clear()
-        native._library.cache_clear()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import foveate
+from foveate import compiled
 from foveate.ops.kernels import accelerate, accelerated, native, restore
 
 NETS = [
@@ -50,7 +51,7 @@ def test_a_net_learns_the_same(library, name, training):
     expected, truth = gradients(exact, x.double(), targets)
     assert loss == pytest.approx(expected, rel=1e-5)
     for key, value in truth.items():
-        allowed = 3 * (theirs[key] - value).norm() + 1e-4 * value.norm() + 1e-7
+        allowed = 3 * (theirs[key] - value).norm() + 1e-4 * value.norm() + 5e-6
         assert (found[key] - value).norm() <= allowed, key
     for key, value in exact.named_buffers():
         torch.testing.assert_close(
@@ -124,25 +125,33 @@ def test_counting_and_exporting_see_pytorch(library):
 
     model = net("convnext_mini32").eval()
     x, _ = batch()
-    expected = count(model, x).macs
+    expected = count(model, x)
     with accelerated(model):
-        assert count(model, x).macs == expected
+        counted = count(model, x)
         exported = torch.export.export(model, (x,))
+    assert (counted.macs, counted.flops) == (expected.macs, expected.flops)
     operators = {str(n.target) for n in exported.graph.nodes if n.op == "call_function"}
     assert any("conv2d" in name for name in operators)
     torch.testing.assert_close(exported.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_functional_transforms_go_through_pytorch(library):
+def test_vmap_goes_through_pytorch(library):
     model = nn.Conv2d(3, 3, 3, padding=1, groups=3)
     x = torch.randn(4, 1, 3, 8, 8)
     with accelerated(model):
         torch.testing.assert_close(torch.vmap(model)(x), torch.stack([model(v) for v in x]))
-        y, tangent = torch.func.jvp(model, (x[0],), (torch.ones_like(x[0]),))
-    assert y.shape == tangent.shape
 
 
-@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PyTorch's own, as it sets up derivatives
+def test_forward_derivatives_go_through_pytorch(library):
+    model = nn.Conv2d(3, 3, 3, padding=1, groups=3, bias=False)
+    x = torch.randn(1, 3, 8, 8)
+    with accelerated(model):
+        y, tangent = torch.func.jvp(model, (x,), (x,))
+    torch.testing.assert_close(y, tangent)  # it is linear
+
+
+@pytest.mark.usefixtures("no_library")
 def test_without_kernels_nothing_changes():
     model = net("inception_next_mini32").eval()
     x, _ = batch()
@@ -153,9 +162,9 @@ def test_without_kernels_nothing_changes():
 
 
 def test_an_unknown_level_is_no_level(monkeypatch):
-    native.level.cache_clear()
-    monkeypatch.setenv(native.OFF, "x86-64-v9")
+    monkeypatch.setenv(compiled.VARIABLE, "x86-64-v9")
+    compiled.forget()
     try:
         assert native.level() is None
     finally:
-        native.level.cache_clear()
+        compiled.forget()

@@ -12,7 +12,7 @@ from foveate.ops.kernels.depthwise import LARGEST, conv_forward
 from foveate.ops.kernels.gelu import gelu
 from foveate.ops.kernels.inception import inception_mix
 from foveate.ops.kernels.layer_norm import layer_norm_channels
-from foveate.ops.kernels.tail import fused_tail, is_gelu
+from foveate.ops.kernels.tail import can_fuse, fused_tail, is_gelu
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ def _mixer_forward(mixer: Any, x: Tensor) -> Tensor:
 
 
 def _block_forward(block: Any, x: Tensor) -> Tensor:
-    if not isinstance(getattr(block, "shortcut", None), nn.Identity | None):
+    passes_on = isinstance(getattr(block, "shortcut", None), nn.Identity | None)
+    if not passes_on or not can_fuse(block, x):
         return type(block).forward(block, x)
     mixer = getattr(block, "_mixer", "conv_dw" if hasattr(block, "conv_dw") else "token_mixer")
-    out = fused_tail(block, getattr(block, mixer)(x), x)
-    return type(block).forward(block, x) if out is None else out
+    return fused_tail(block, getattr(block, mixer)(x), x)
 
 
 SHORTCUTS = (

@@ -126,7 +126,7 @@ def depthwise_conv2d(
     strides, pads, dilations = _pair(stride), _pair(padding), _pair(dilation)
     if fits(x, weight, bias, pads, dilations):
         x, weight, bias = cast_like_autocast(x, weight, bias)
-        return _Depthwise.apply(x, weight, bias, strides, pads, dilations)
+        return _Depthwise.apply(native.dense(x), weight, bias, strides, pads, dilations)
     return F.conv2d(x, weight, bias, strides, pads, dilations, groups=x.shape[1])
 
 
@@ -146,7 +146,6 @@ def fits(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, dilation
 class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, stride, padding, dilation):
-        x = native.dense(x)
         kernel = weight.float().contiguous()
         sides = [
             (size + 2 * pad - spread * (side - 1) - 1) // step + 1

@@ -32,7 +32,7 @@ def inception_mix(x: Tensor, *weights_and_biases: Tensor) -> Tensor:
     weights, biases = weights_and_biases[::2], weights_and_biases[1::2]
     if all(fits(x, w, b, same(w), (1, 1)) for w, b in zip(weights, biases, strict=True)):
         x, *rest = cast_like_autocast(x, *weights_and_biases)
-        return _Inception.apply(x, *rest)
+        return _Inception.apply(native.dense(x), *rest)
     return plain_inception_mix(x, *weights_and_biases)
 
 
@@ -56,7 +56,6 @@ def same(weight: Tensor) -> tuple[int, int]:
 class _Inception(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, *weights_and_biases):
-        x = native.dense(x)
         y = torch.empty_like(x)
         weights = [w.float().contiguous() for w in weights_and_biases[::2]]
         biases = [b.float().contiguous() for b in weights_and_biases[1::2]]

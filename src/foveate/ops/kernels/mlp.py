@@ -59,7 +59,11 @@ def mlp(
     Returns: (B, outputs, H, W), channels_last where the kernel ran.
     """
     if fits(x, w1, b1, w2, b2, residual, keep):
-        return _Mlp.apply(x, w1, b1, w2, b2, residual, keep, eps)
+        x = x.contiguous(memory_format=torch.channels_last)
+        if residual is not None:
+            residual = residual.contiguous(memory_format=torch.channels_last)
+        weights = (t.contiguous() for t in (w1, b1, w2, b2))
+        return _Mlp.apply(x, *weights, residual, keep, eps)
     return plain_mlp(x, w1, b1, w2, b2, residual=residual, keep=keep, eps=eps)
 
 
@@ -98,10 +102,7 @@ def fits(x: Tensor, *others: Tensor | None) -> bool:
 class _Mlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w1, b1, w2, b2, residual, keep, eps):
-        x = x.contiguous(memory_format=torch.channels_last)
-        weights = [t.contiguous() for t in (w1, b1, w2, b2)]
-        if residual is not None:
-            residual = residual.contiguous(memory_format=torch.channels_last)
+        weights = w1, b1, w2, b2
         shape = (x.shape[0], w2.shape[0], *x.shape[2:])
         out = torch.empty(shape, memory_format=torch.channels_last)
         job = _job(x, weights, keep, eps)
@@ -158,8 +159,10 @@ def _gradients(saved: tuple, eps: float | None, g: Tensor) -> tuple[Tensor, ...]
     return gx, turned.T, gb1, gw2, gb2
 
 
-def _derivable(saved: tuple, eps: float | None, g: Tensor) -> tuple[Tensor, ...]:
+def _derivable(saved: tuple, eps: float | None, g: Tensor) -> tuple[Tensor | None, ...]:
     """The same from the twin, which can be derived once more."""
     x, w1, b1, w2, b2, keep, _ = saved
     y = plain_mlp(x, w1, b1, w2, b2, keep=keep, eps=eps)
-    return torch.autograd.grad(y, (x, w1, b1, w2, b2), g, create_graph=True)
+    inputs = [t for t in (x, w1, b1, w2, b2) if t.requires_grad]
+    found = iter(torch.autograd.grad(y, inputs, g, create_graph=True))
+    return tuple(next(found) if t.requires_grad else None for t in (x, w1, b1, w2, b2))

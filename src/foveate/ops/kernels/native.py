@@ -1,12 +1,9 @@
-"""The compiled kernels: which there are, and when a tensor may go through them.
+"""The compiled kernels, and when a tensor may go through them.
 
-The sources are beside this file, in `native/`. They are compiled when Foveate
-is built, once for each level of instruction sets, and loaded through ctypes; a
-user needs no compiler. Their loops run on PyTorch's own threads.
+The sources are beside this file, in `native/`; their loops run on PyTorch's own threads.
 """
 
 import ctypes
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,11 +12,9 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore
 
+from foveate import compiled
+
 FOLDER = Path(__file__).parent / "native"
-LEVELS = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
-"""The library for each capability that PyTorch finds in a processor."""
-OFF = "FOVEATE_KERNELS"
-"""Environment variable: `off` leaves the kernels out, the name of a level insists on it."""
 DTYPES = (torch.float32, torch.bfloat16)
 
 _Loop = ctypes.c_void_p
@@ -39,19 +34,10 @@ class View(ctypes.Structure):
         return cls(x.data_ptr(), *x.stride())
 
 
-@cache
 def level() -> str | None:
-    """The level whose library is used, or None where none can be."""
-    wanted = os.environ.get(OFF, "")
-    if wanted == "off":
-        return None
-    name = wanted or LEVELS.get(torch.backends.cpu.get_cpu_capability(), "")
-    return name if (FOLDER / f"{name}.so").is_file() and _loop() is not None else None
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(FOLDER / f"{level()}.so"))
+    """The level of instruction sets whose kernels are used, or None where none can be."""
+    usable = compiled.library(FOLDER) is not None and _loop() is not None
+    return compiled.level() if usable else None
 
 
 @cache
@@ -66,7 +52,7 @@ def _loop() -> _Loop | None:
 
 def call(name: str, *arguments: object) -> None:
     """Run a kernel. Raises: MemoryError where it found no memory."""
-    if getattr(_library(), name)(*arguments, _loop()):
+    if getattr(compiled.library(FOLDER), name)(*arguments, _loop()):
         raise MemoryError(f"no memory for {name}")
 
 

@@ -12,8 +12,21 @@ from foveate.ops.kernels.mlp import fits, mlp
 from foveate.ops.kernels.moments import channel_moments
 
 
-def fused_tail(block: nn.Module, x: Tensor, residual: Tensor) -> Tensor | None:
-    """residual + drop_path(gamma * mlp(norm(x))) of a block, or None where it can't be fused.
+def can_fuse(block: nn.Module, x: Tensor) -> bool:
+    """Whether a block's tail can go through the kernel: see `fused_tail`.
+
+    Args:
+        block: a block of ConvNeXt's pattern.
+        x: what it is given, (B, C, H, W).
+    """
+    layers = _layers(block)
+    if layers is None or any(_is_watched(m) for m in block.modules() if m is not block):
+        return False
+    return fits(x, *(t for layer in layers for t in (layer.weight, layer.bias)))  # pyright: ignore
+
+
+def fused_tail(block: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+    """residual + drop_path(gamma * mlp(norm(x))) of a block for which `can_fuse` holds.
 
     Args:
         block: has `norm` (layer or batch norm), `mlp` (two 1x1 convolutions or
@@ -22,12 +35,8 @@ def fused_tail(block: nn.Module, x: Tensor, residual: Tensor) -> Tensor | None:
         residual: what the block was given.
     """
     layers = _layers(block)
-    if layers is None or any(_is_watched(m) for m in block.modules() if m is not block):
-        return None
-    fc1, fc2 = layers
-    w1, b1, w2, b2 = *_affine(fc1), *_affine(fc2)
-    if not fits(x, w1, b1, w2, b2, residual):
-        return None
+    assert layers is not None
+    w1, b1, w2, b2 = *_affine(layers[0]), *_affine(layers[1])
     norm, eps = block.norm, None
     if isinstance(norm, nn.LayerNorm):
         eps = norm.eps

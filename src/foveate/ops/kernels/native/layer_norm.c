@@ -42,28 +42,42 @@ INLINE void write(const layer_norm *job, place at, int64_t c, int v, vec value) 
 #define EACH(v) UNROLL for (int v = 0; v < V; v++)
 #define CHANNELS(c) for (int64_t c = 0; c < job->channels; c++)
 
-INLINE void moments(const int V, const layer_norm *job, place at, vec *mean, vec *scale) {
+/* What a pixel's channels are measured from: its first channel, and their mean seen from there.
+ * Subtracting a near number first loses nothing, however large both are. */
+typedef struct {
+    vec first, mean, scale;
+} origin;
+
+/* Channel c of vector v, less the mean. */
+INLINE vec centred(const layer_norm *job, place at, int64_t c, int v, const origin *o) {
+    return read(job, job->x, at, c, v) - o[v].first - o[v].mean;
+}
+
+INLINE void moments(const int V, const layer_norm *job, place at, origin *o) {
     vec sum[V], squares[V];
-    EACH(v) sum[v] = squares[v] = (vec){0};
-    CHANNELS(c) EACH(v) sum[v] += read(job, job->x, at, c, v);
-    EACH(v) mean[v] = sum[v] / (float)job->channels;
+    EACH(v) {
+        sum[v] = squares[v] = (vec){0};
+        o[v].first = read(job, job->x, at, 0, v);
+    }
+    CHANNELS(c) EACH(v) sum[v] += read(job, job->x, at, c, v) - o[v].first;
+    EACH(v) o[v].mean = sum[v] / (float)job->channels;
     CHANNELS(c) EACH(v) {
-        vec centred = read(job, job->x, at, c, v) - mean[v];
-        squares[v] += centred * centred;
+        vec from = centred(job, at, c, v, o);
+        squares[v] += from * from;
     }
     EACH(v) {
         vec variance = squares[v] / (float)job->channels + job->eps;
-        EACH_LANE scale[v][lane] = 1.0f / __builtin_sqrtf(variance[lane]);
+        EACH_LANE o[v].scale[lane] = 1.0f / __builtin_sqrtf(variance[lane]);
     }
 }
 
 INLINE void norm(const int V, const layer_norm *job, place at) {
-    vec mean[V], scale[V];
-    moments(V, job, at, mean, scale);
+    origin o[V];
+    moments(V, job, at, o);
     CHANNELS(c) {
         float weight = job->weight[c], bias = job->bias ? job->bias[c] : 0.0f;
         EACH(v) {
-            vec normal = (read(job, job->x, at, c, v) - mean[v]) * scale[v];
+            vec normal = centred(job, at, c, v, o) * o[v].scale;
             write(job, at, c, v, normal * weight + bias);
         }
     }
@@ -71,15 +85,16 @@ INLINE void norm(const int V, const layer_norm *job, place at) {
 
 /* sums: of g times the normalised pixels, then of g, for each channel. */
 INLINE void norm_back(const int V, const layer_norm *job, place at, float *sums) {
-    vec mean[V], scale[V], sum[V], product[V];
+    origin o[V];
+    vec sum[V], product[V];
     float *along = sums, *plain = sums + job->channels * LANES;
-    moments(V, job, at, mean, scale);
+    moments(V, job, at, o);
     EACH(v) sum[v] = product[v] = (vec){0};
     CHANNELS(c) {
         vec shares = load(along + c * LANES), gradients = load(plain + c * LANES);
         EACH(v) {
             vec g = read(job, job->g, at, c, v);
-            vec share = g * (read(job, job->x, at, c, v) - mean[v]) * scale[v];
+            vec share = g * centred(job, at, c, v, o) * o[v].scale;
             shares += share, gradients += g;
             sum[v] += g * job->weight[c];
             product[v] += share * job->weight[c];
@@ -89,9 +104,9 @@ INLINE void norm_back(const int V, const layer_norm *job, place at, float *sums)
     }
     EACH(v) sum[v] /= (float)job->channels, product[v] /= (float)job->channels;
     CHANNELS(c) EACH(v) {
-        vec normal = (read(job, job->x, at, c, v) - mean[v]) * scale[v];
+        vec normal = centred(job, at, c, v, o) * o[v].scale;
         vec inner = read(job, job->g, at, c, v) * job->weight[c];
-        write(job, at, c, v, (inner - sum[v] - normal * product[v]) * scale[v]);
+        write(job, at, c, v, (inner - sum[v] - normal * product[v]) * o[v].scale);
     }
 }
 
