@@ -85,6 +85,10 @@ def test_what_was_measured_is_remembered(model, images, cache, monkeypatch):
         other = Small()
     with pytest.raises(AssertionError, match="measured again"):
         fastest(other.eval(), images)
+    with pytest.raises(AssertionError, match="measured again"):
+        fastest(model, images, targets=np.zeros(24, np.int64))
+    with pytest.raises(AssertionError, match="measured again"):
+        fastest(model, images, score=lambda logits: 100.0)
 
 
 def test_who_judges_decides(model, images):

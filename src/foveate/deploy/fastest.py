@@ -151,7 +151,7 @@ def fastest(
         images: to judge on, (N, C, H, W), as the network takes them; N at least 2.
         targets: their classes (N,); without them and `score`, accuracy is the share
             of images that get the class that the float network gives.
-        score: another judge of logits.
+        score: another judge of logits; what it leads to is not remembered.
         calibration: for INT8; by default the first of `images`.
         batch: images a call.
         guard: points of accuracy that may be lost.
@@ -164,15 +164,17 @@ def fastest(
     images, calibration = _checked(images, calibration, batch, guard)
     model = model.eval().cpu()
     made = _Making(model, images, calibration, Path(tempfile.mkdtemp(prefix="foveate-")), told)
-    question = remembered.key(
-        model, batch=batch, guard=guard, shape=images.shape, sum=float(np.abs(images).sum())
-    )
-    known = None if again else remembered.recall(question)
+    classes = None if targets is None else [int(target) for target in targets]
+    pixels = [float(images.sum()), float(calibration.sum())]
+    asked = {"batch": batch, "guard": guard, "classes": classes, "pixels": pixels}
+    question = remembered.key(model, **asked)
+    known = None if again or score else remembered.recall(question)
     if known is None:
-        score = score or (None if targets is None else partial(_hits, targets))
-        table = _measured(made, score, batch, guard, seconds)
+        judge = score or (None if targets is None else partial(_hits, targets))
+        table = _measured(made, judge, batch, guard, seconds)
         known = {"table": [asdict(row) for row in table], "machine": machine()}
-        remembered.remember(question, known)
+        if score is None:
+            remembered.remember(question, known)
     table = [_candidate(row) for row in known["table"]]
     chosen = table[0]
     made.program(chosen)
