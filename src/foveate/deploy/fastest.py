@@ -8,6 +8,7 @@ of each is looked at, and those that keep the guard are timed in turns.
 import json
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -84,7 +85,7 @@ class Deployed:
     """A network as it runs fastest here.
 
     Attributes:
-        folder: with the chosen program alone.
+        folder: with the chosen program alone; gone with this object, unless `save`d.
         chosen: how it runs.
         table: every candidate, the fastest first.
         coverage: what was done to the graph: (part, change) pairs.
@@ -182,7 +183,9 @@ def fastest(
     facts = {**known, "chosen": asdict(chosen), "coverage": made.coverage, "batch": batch}
     (made.folder / "fastest.json").write_text(json.dumps(facts, indent=1), "utf-8")
     runtime = _start(chosen, made.folder, batch)
-    return Deployed(made.folder, chosen, table, made.coverage, batch, runtime)
+    deployed = Deployed(made.folder, chosen, table, made.coverage, batch, runtime)
+    weakref.finalize(deployed, shutil.rmtree, made.folder, ignore_errors=True)
+    return deployed
 
 
 # ---------------------------------------------------------------- programs
