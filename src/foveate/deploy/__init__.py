@@ -2,18 +2,23 @@
 
 from foveate.deploy.artifact import load_model, save
 from foveate.deploy.export import FORMATS, Artifact, export, latency
+from foveate.deploy.fastest import Candidate, Deployed, fastest, load_fastest
 from foveate.deploy.parity import Parity, parity
 from foveate.deploy.predictor import Prediction, Predictor, load
 
 __all__ = [
     "FORMATS",
     "Artifact",
+    "Candidate",
+    "Deployed",
     "Parity",
     "Prediction",
     "Predictor",
     "export",
+    "fastest",
     "latency",
     "load",
+    "load_fastest",
     "load_model",
     "parity",
     "save",

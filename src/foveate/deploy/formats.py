@@ -4,12 +4,7 @@ Every program takes float32 RGB images in [0, 1] as `images` (B, 3, S, S) and
 normalises them itself.
 """
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foveate.errors import require
+from foveate.deploy.quantise import quantise
+from foveate.deploy.quiet import quiet
+from foveate.errors import FoveateError, require
 from foveate.ops.merge import is_mergeable, merge
+from foveate.surgery.lean import lean
 from foveate.vision import VisionModel
 
 OPSET = 18
@@ -52,7 +50,7 @@ def write_torch(model: VisionModel, path: Path) -> torch.export.ExportedProgram:
     """A torch.export program with a dynamic batch."""
     size = model.preprocess.size
     batch = torch.export.Dim("batch", min=1, max=4096)
-    with _quiet():
+    with quiet():
         program = torch.export.export(
             Program(model, merged=True).eval(),
             (torch.rand(2, 3, size, size),),
@@ -63,19 +61,40 @@ def write_torch(model: VisionModel, path: Path) -> torch.export.ExportedProgram:
 
 
 def write_onnx(model: VisionModel, path: Path) -> None:
-    """An ONNX model with a dynamic batch, checked by ONNX itself. Raises: FoveateError."""
+    """An ONNX model in its leanest form, with a dynamic batch. Raises: FoveateError."""
+    size = model.preprocess.size
+    images = torch.rand(2, 3, size, size)
+    write_program(leanest(Program(model, merged=True).eval(), images), images, path)
+
+
+def leanest(program: nn.Module, images: Tensor) -> nn.Module:
+    """The leanest form of a network where its graph can be captured, or else itself."""
+    try:
+        return lean(program, images)[0]
+    except FoveateError:
+        return program
+
+
+def write_program(program: nn.Module, images: Tensor, path: Path) -> None:
+    """Any network as an ONNX model with a dynamic batch, checked by ONNX itself.
+
+    Args:
+        program: in evaluation mode; it takes `images` alone.
+        images: a batch of two or more.
+
+    Raises: FoveateError if a library is missing.
+    """
     onnx = require("onnx", "deploy")
     require("onnxscript", "deploy")
-    size = model.preprocess.size
-    with _quiet():
+    with quiet():
         torch.onnx.export(
-            Program(model, merged=True).eval(),
-            (torch.rand(2, 3, size, size),),
+            program,
+            (images[:2],),
             path,
             opset_version=OPSET,
             input_names=["images"],
             output_names=["logits"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=4096)}},
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -86,7 +105,7 @@ def write_onnx(model: VisionModel, path: Path) -> None:
 def to_openvino(onnx_path: Path) -> Any:
     """An OpenVINO model of an ONNX one."""
     openvino = require("openvino", "deploy")
-    with _quiet():
+    with quiet():
         return openvino.convert_model(onnx_path)
 
 
@@ -107,25 +126,4 @@ def write_int8(model: Any, images: np.ndarray, path: Path) -> None:
         path: of the .xml to write.
     """
     openvino = require("openvino", "deploy")
-    with _quiet():
-        nncf = require("nncf", "deploy")
-        data = nncf.Dataset([image[None] for image in images])
-        quantised = nncf.quantize(model.clone(), data, subset_size=len(images))
-    openvino.save_model(quantised, path, compress_to_fp16=False)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep exporters' notes off the terminal; their errors still come through."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    openvino.save_model(quantise(model, images), path, compress_to_fp16=False)

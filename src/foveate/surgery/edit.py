@@ -45,6 +45,11 @@ class Edit:
         """
         edited = copy.deepcopy(model)
         coverage = self.change(edited, data)
+        self.demand_change(model, coverage)
+        return edited, coverage
+
+    def demand_change(self, model: nn.Module, coverage: list[Covered]) -> None:
+        """Raises: FoveateError if the coverage of a model says that nothing was changed."""
         if not any(line.changed for line in coverage):
             reasons = "; ".join(f"{line.name}: {line.why}" for line in coverage[:3])
             raise FoveateError(
@@ -52,7 +57,6 @@ class Edit:
                 f"({reasons or 'it has no layer of the right kind'}): give another model, or "
                 "another edit"
             )
-        return edited, coverage
 
     def change(self, model: nn.Module, data: Images) -> list[Covered]:
         """Change a model in place, and say what was done and what was left."""

@@ -1,0 +1,210 @@
+"""Inference of ten networks of timm: `foveate.deploy.fastest` against the best of its peers.
+
+    python benchmarks/inference.py [NAME ...]
+
+Peers get timm's model as it comes, exported at the batch that is timed: ONNX Runtime and OpenVINO,
+each in float and in INT8 (NNCF's default). Both sides get the same images to calibrate on, the
+same threads and allocator, and are timed in turns in one process.
+"""
+
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from results import Benchmark, Row, geometric_mean, interval
+from torch import nn
+from torch.nn import functional as F
+
+from foveate import data
+from foveate.deploy import Candidate, fastest
+from foveate.deploy.quiet import quiet
+from foveate.measure import paired, side_by_side
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+NAMES = (
+    "resnet50",
+    "convnext_tiny",
+    "inception_next_tiny",
+    "deit_small_patch16_224",
+    "fastvit_t8",
+    "levit_192",
+    "edgenext_small",
+    "ghostnetv2_100",
+    "repghostnet_100",
+    "fasternet_t0",
+)
+BATCHES = (1, 32)
+CALIBRATED, JUDGED = 64, 96
+GUARD = 1.0
+INT8 = "OpenVINO INT8"
+SAYS = f"""Ten networks of timm with random weights, as no trained ones are at hand; the statistics
+of their batch norms are those of real photographs. Such networks have no accuracy to lose, so
+programs are judged by agreement: the mean cosine of a program's logits and the float network's
+on {JUDGED} photographs that nothing was calibrated on, less their mean. Ours may agree at most
+{GUARD:g} point in 100 less than OpenVINO's INT8 of timm's network does; peers may do as they will.
+The peer of a row is whichever of ONNX Runtime and OpenVINO (defaults: latency, bfloat16 where the
+processor has it), in float or in INT8, was fastest."""
+
+Call = Callable[[np.ndarray], np.ndarray]
+
+
+def main() -> None:
+    bench = Benchmark(
+        __file__,
+        title="Inference",
+        command="python benchmarks/inference.py",
+        says=SAYS,
+        keep=bool(sys.argv[1:]),
+    )
+    ratios: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+    for name in sys.argv[1:] or NAMES:
+        torch.manual_seed(0)
+        net, side = network(name)
+        pictures = photographs(side)
+        calibration, judged = pictures[:CALIBRATED], pictures[CALIBRATED:]
+        expected = np.concatenate([plainly(net, part) for part in np.split(judged, JUDGED // 8)])
+        score = partial(agreement, expected)
+        for batch in BATCHES:
+            images = judged[:batch]
+            theirs = peers(net, images, calibration)
+            parts = np.split(judged, JUDGED // batch)
+            lost = 100 - score(np.concatenate([theirs[INT8](part) for part in parts]))
+            ours = fastest(
+                net,
+                judged,
+                score=score,
+                calibration=calibration,
+                batch=batch,
+                guard=min(lost + GUARD, 100),
+            )
+            times = side_by_side({k: partial(c, images) for k, c in theirs.items()}, seconds=1)
+            best = min(times, key=lambda peer: times[peer].median)
+            ratio = paired(partial(theirs[best], images), partial(ours, images), seconds=8)
+            eager = paired(partial(plainly, net, images), partial(ours, images), seconds=5)
+            for peer, found, mark in ((best, ratio, 1.0), ("timm, eager", eager, None)):
+                bench.add(
+                    Row(
+                        what=f"{name}, batch {batch}",
+                        peer=peer,
+                        ratio=interval(found),
+                        mark=mark,
+                        ours=said(ours.chosen),
+                        theirs=f"{1e3 * times[best].median:.2f} ms" if peer == best else "",
+                        note=f"agreement {ours.chosen.score:.1f}, OpenVINO's INT8 {100 - lost:.1f}",
+                    )
+                )
+            for peer, found in (("best", ratio), ("eager", eager)):
+                ratios.setdefault((peer, batch), []).append(interval(found))
+    if not sys.argv[1:]:
+        for (peer, batch), found in ratios.items():
+            who = "best of ONNX Runtime and OpenVINO" if peer == "best" else "timm, eager"
+            what = f"geometric mean, batch {batch}"
+            mark = 1.2 if peer == "best" else 5.0
+            bench.add(Row(what=what, peer=who, ratio=geometric_mean(found), mark=mark))
+
+
+def network(name: str) -> tuple[nn.Module, int]:
+    """timm's network with statistics of real photographs in its batch norms, and its size."""
+    net = timm.create_model(name)
+    published = timm.get_pretrained_cfg(name)
+    side = published.input_size[-1] if published else 224
+    for module in net.eval().modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = None
+            module.train()
+    with torch.no_grad():
+        net(torch.from_numpy(photographs(side)[:32]))
+    return net.eval(), side
+
+
+def agreement(expected: np.ndarray, logits: np.ndarray) -> float:
+    """100 times the mean cosine of logits (N, K), less the mean of those expected."""
+    a, b = (rows - expected.mean(0) for rows in (expected, logits))
+    return 100 * float(((a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))).mean())
+
+
+def peers(net: nn.Module, images: np.ndarray, photos: np.ndarray) -> dict[str, Call]:
+    """Peers for batches like `images`, INT8 calibrated on `photos`."""
+    import nncf
+    import onnx
+    import onnxruntime
+    import openvino
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    core = openvino.Core()
+
+    def onnx_runtime(model: onnx.ModelProto) -> Call:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        entry = session.get_inputs()[0].name
+        return lambda given: np.asarray(session.run(None, {entry: given})[0])
+
+    def open_vino(model: openvino.Model) -> Call:
+        program = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+        request = program.create_infer_request()
+        return lambda given: np.array(request.infer([given], share_inputs=True)[0])
+
+    batch = len(images)
+    parts = [photos[i : i + batch] for i in range(0, len(photos), batch)]
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        plain = exported(net, images, Path(folder, "plain.onnx"))
+        loaded = onnx.load(Path(folder, "plain.onnx"))
+        quantised = nncf.quantize(plain.clone(), nncf.Dataset(parts), subset_size=len(parts))
+    return {
+        "ONNX Runtime": onnx_runtime(loaded),
+        "OpenVINO": open_vino(plain),
+        INT8: open_vino(quantised),
+    }
+
+
+def exported(net: nn.Module, images: np.ndarray, path: Path) -> Any:
+    """timm's network as it comes, for batches of this size: as ONNX at `path`, and for OpenVINO."""
+    import openvino
+
+    with quiet():
+        given = (torch.from_numpy(images),)
+        torch.onnx.export(net, given, path, dynamo=True, external_data=False, verbose=False)
+        return openvino.convert_model(path)
+
+
+def said(chosen: Candidate) -> str:
+    """How ours runs, and how long a batch took when it was chosen."""
+    return f"{chosen.milliseconds:.2f} ms, {chosen.name}"
+
+
+@torch.inference_mode()
+def plainly(net: nn.Module, images: np.ndarray) -> np.ndarray:
+    return net(torch.from_numpy(images)).numpy()
+
+
+def photographs(side: int) -> np.ndarray:
+    """Real photographs, float32 (N, 3, side, side), normalised."""
+    with tarfile.open(SHARED / "imagenet_samples.tar") as archive:
+        members = [m for m in archive.getmembers() if m.isfile()][: CALIBRATED + JUDGED]
+        files = [archive.extractfile(m) for m in members]
+        return inputs([data.decode(file.read()) for file in files if file], side)
+
+
+def inputs(pictures: list[np.ndarray], side: int) -> np.ndarray:
+    """Pictures (H, W, 3) as a network takes them: float32 (N, 3, side, side), normalised."""
+    rows = []
+    for picture in pictures:
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+        rows.append(F.interpolate(pixels, (side, side), mode="bilinear", antialias=True))
+    mean, deviation = (
+        torch.tensor(values).view(1, 3, 1, 1)
+        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    return ((torch.cat(rows) - mean) / deviation).numpy()
+
+
+if __name__ == "__main__":
+    main()
