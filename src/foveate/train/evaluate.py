@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from foveate import memory
 from foveate.data import Batches, Split
+from foveate.ops.kernels import accelerated
 from foveate.vision import VisionModel
 
 
@@ -40,7 +41,8 @@ def evaluate(
     shape = model.preprocess
     batches = Batches(split=split, batch_size=batch_size, size=shape.size, crop=shape.crop)
     outputs = []
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    with half, accelerated(model):
         for batch in batches.epoch(0):
             outputs.append(model(batch.images.to(device)).float().cpu())
     model.train(was_training)

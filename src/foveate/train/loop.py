@@ -17,6 +17,7 @@ from foveate import memory
 from foveate.data import Batch, Batches, Dataset
 from foveate.errors import FoveateError
 from foveate.measure import Ceilings, ceilings, count
+from foveate.ops.kernels import accelerated
 from foveate.train.checkpoint import Shelf, load, pack_optimizer, save, unpack_optimizer
 from foveate.train.clock import Clock
 from foveate.train.distributed import World
@@ -167,7 +168,7 @@ class Training:
     @contextmanager
     def under_way(self) -> Iterator[None]:
         """Within, the process and the model are as steps want them; after it, as they were."""
-        with memory.kept(), self.world.shared_batch_norms(self.model):
+        with memory.kept(), self.world.shared_batch_norms(self.model), accelerated(self.model):
             yield
 
     def rest_of_epoch(self) -> Iterator[Batch]:

@@ -9,6 +9,7 @@ import foveate
 from foveate import compiled
 from foveate.ops.kernels import accelerate, accelerated, native, restore
 
+METHODS = {"forward", "_conv_forward"}
 NETS = [
     "inception_next_mini32",
     "convnext_mini32",
@@ -87,6 +88,14 @@ def test_restoring_leaves_no_trace(library):
     restore(model)
     assert {name: set(vars(m)) for name, m in model.named_modules()} == before
     assert torch.equal(model(x), expected)
+
+
+def test_one_within_another(library):
+    model = net("convnext_mini32")
+    with accelerated(model) as changed:
+        with accelerated(model) as nothing:
+            assert nothing == []
+        assert all(vars(model.get_submodule(name)).keys() & METHODS for name in changed)
 
 
 def test_state_and_names_stay(library):

@@ -57,20 +57,26 @@ def accelerate(model: nn.Module) -> list[str]:
 def restore(model: nn.Module) -> None:
     """Undo `accelerate`."""
     for module in model.modules():
-        for shortcut in SHORTCUTS:
-            own = vars(module).get(shortcut.method)
-            if getattr(own, "__func__", None) is shortcut.by:
-                object.__delattr__(module, shortcut.method)
+        _restore(module)
+
+
+def _restore(module: nn.Module) -> None:
+    for shortcut in SHORTCUTS:
+        own = vars(module).get(shortcut.method)
+        if getattr(own, "__func__", None) is shortcut.by:
+            object.__delattr__(module, shortcut.method)
 
 
 @contextmanager
 def accelerated(model: nn.Module) -> Iterator[list[str]]:
-    """`accelerate` for the length of a `with` block, and `restore` after it."""
+    """`accelerate` for the length of a `with` block; what was fast before it stays so."""
     changed = accelerate(model)
+    modules = [model.get_submodule(name) for name in changed]
     try:
         yield changed
     finally:
-        restore(model)
+        for module in modules:
+            _restore(module)
 
 
 # ---------------------------------------------------------------- kinds of modules

@@ -1,0 +1,203 @@
+"""The kernels against PyTorch's operators and timm's modules.
+
+python benchmarks/kernels.py             # all
+python benchmarks/kernels.py "7x7"       # the rows whose name has this in it
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+from results import Benchmark, Row, interval
+from timm.layers.norm import LayerNorm2d
+from timm.models.inception_next import InceptionDWConv2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveate import memory
+from foveate.measure import paired, side_by_side
+from foveate.ops.kernels import (
+    depthwise_conv2d,
+    gelu,
+    inception_mix,
+    layer_norm_channels,
+    mlp,
+    native,
+)
+
+SAYS = """\
+float32, batch 32, forward pass, or forward and backward pass with the gradients of everything.
+Sides take turns in one process, on all cores, with the same allocator settings (freed memory is
+kept); each side has the layout in which it is faster, of those that the row allows. A mark that
+was set against PyTorch with glibc's own settings may be out of reach here: where an operator moves
+memory and little else, the ceiling is the time of a copy, which stands in the note."""
+
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+MAPS = ((96, 56), (384, 14))
+Function = Callable[..., Tensor]
+
+
+def main() -> None:
+    if native.level() is None:
+        sys.exit("this build of Foveate has no kernels: install it anew on Linux, x86-64")
+    memory.keep()
+    wanted = sys.argv[1:]
+    bench = Benchmark(
+        __file__,
+        title="Kernels",
+        command="python benchmarks/kernels.py",
+        says=SAYS,
+        keep=bool(wanted),
+    )
+
+    def add(
+        what: str,
+        peer: str,
+        ours: Function,
+        theirs: Function,
+        tensors: Sequence[Tensor],
+        *,
+        both: float | None = None,
+        forward: float | None = None,
+        layouts: Sequence[str] = tuple(LAYOUTS),
+    ) -> None:
+        """Rows for the forward pass and for both passes; the figures are marks."""
+        for kind, mark in (("forward", forward), ("forward and backward", both)):
+            line = f"{what}, {kind}"
+            if not wanted or any(word in line for word in wanted):
+                backward = kind != "forward"
+                calls = [fastest(f, tensors, layouts, backward) for f in (theirs, ours)]
+                found = paired(calls[0][1], calls[1][1], seconds=6.0)
+                bench.add(
+                    Row(
+                        what=line,
+                        peer=peer,
+                        ratio=interval(found),
+                        mark=mark,
+                        ours=f"{calls[1][2]:.2f} ms, {calls[1][0]}",
+                        theirs=f"{calls[0][2]:.2f} ms, {calls[0][0]}",
+                        note=f"a copy of the maps takes {copied(tensors[0]):.2f} ms",
+                    )
+                )
+
+    for channels, side in MAPS:
+        x = torch.randn(32, channels, side, side)
+        at = f"{channels}x{side}x{side}"
+        for kernel, mark in (((3, 3), None), ((7, 7), 4 if side == 56 else 5), ((31, 31), 10)):
+            add(
+                f"depthwise {kernel[0]}x{kernel[1]}, {at}",
+                "PyTorch",
+                *convolutions(kernel, channels),
+                (x, torch.randn(channels, 1, *kernel), torch.randn(channels)),
+                both=mark,
+            )
+        eighth = x[:, : channels // 8].contiguous()
+        for kernel in ((1, 11), (11, 1)):
+            add(
+                f"depthwise {kernel[0]}x{kernel[1]} on an eighth, {at}",
+                "PyTorch",
+                *convolutions(kernel, channels // 8),
+                (eighth, torch.randn(channels // 8, 1, *kernel), torch.randn(channels // 8)),
+                both=3,
+            )
+        mixer = InceptionDWConv2d(channels)
+        weights = [p.detach().clone() for p in mixer.parameters()]
+        first = side == MAPS[0][1]
+        add(
+            f"Inception mixer, {at}",
+            "timm",
+            inception_mix,
+            lambda x, *w, m=mixer: torch.func.functional_call(m, named(m, w), (x,)),
+            (x, *weights),
+            forward=4 if first else None,
+            both=3 if first else None,
+        )
+        norm = LayerNorm2d(channels)
+        add(
+            f"channel LayerNorm, {at}",
+            "timm",
+            lambda x, w, b: layer_norm_channels(x, w, b, 1e-6),
+            lambda x, w, b, m=norm: torch.func.functional_call(m, {"weight": w, "bias": b}, (x,)),
+            (x, torch.randn(channels), torch.randn(channels)),
+            forward=2,
+            both=2,
+            layouts=("contiguous",),
+        )
+        add(
+            f"GELU, {at}",
+            "PyTorch",
+            gelu,
+            F.gelu,
+            (x,),
+            forward=2,
+            both=2,
+            layouts=("channels_last",),
+        )
+    for channels, side in ((40, 56), (80, 28), (160, 14), (320, 7), *MAPS):
+        add(
+            f"norm, 1x1, GELU, 1x1, residual, {channels}x{side}x{side}",
+            "PyTorch, 1x1 convolutions",
+            lambda x, *w: mlp(x, *w, residual=x, eps=1e-6),
+            convolved_mlp,
+            (
+                torch.randn(32, channels, side, side),
+                torch.randn(4 * channels, channels) / channels**0.5,
+                torch.randn(4 * channels),
+                torch.randn(channels, 4 * channels) / channels**0.5,
+                torch.randn(channels),
+            ),
+        )
+
+
+def convolutions(kernel: tuple[int, int], channels: int) -> tuple[Function, Function]:
+    """Ours and PyTorch's depthwise convolution that keeps the size."""
+    pad = kernel[0] // 2, kernel[1] // 2
+    return (
+        lambda x, w, b: depthwise_conv2d(x, w, b, 1, pad),
+        lambda x, w, b: F.conv2d(x, w, b, 1, pad, 1, channels),
+    )
+
+
+def convolved_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """The tail of a block as 1x1 convolutions, which is PyTorch's faster way here."""
+    rows = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
+    hidden = F.gelu(F.conv2d(rows, w1[:, :, None, None], b1))
+    return x + F.conv2d(hidden, w2[:, :, None, None], b2)
+
+
+def named(module: nn.Module, weights: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Weights under the names of a module's parameters."""
+    return dict(zip(dict(module.named_parameters()), weights, strict=True))
+
+
+def fastest(
+    function: Function, tensors: Sequence[Tensor], layouts: Sequence[str], backward: bool
+) -> tuple[str, Callable[[], object], float]:
+    """The layout in which a function is fastest, its call, and its milliseconds."""
+    calls = {name: call(function, tensors, LAYOUTS[name], backward) for name in layouts}
+    times = side_by_side(calls, seconds=1.5)
+    best = min(times, key=lambda name: times[name].median)
+    return best, calls[best], 1e3 * times[best].median
+
+
+def call(
+    function: Function, tensors: Sequence[Tensor], layout: torch.memory_format, backward: bool
+) -> Callable[[], object]:
+    """One pass, or both, over maps in a layout."""
+    maps = tensors[0].contiguous(memory_format=layout)
+    inputs = [t.detach().clone().requires_grad_() for t in (maps, *tensors[1:])]
+    with torch.no_grad():
+        gradient = torch.randn_like(function(*inputs))
+    if backward:
+        return lambda: torch.autograd.grad(function(*inputs), inputs, gradient)
+    return torch.no_grad()(lambda: function(*inputs))
+
+
+def copied(x: Tensor) -> float:
+    """Milliseconds that a copy of a tensor takes."""
+    to = torch.empty_like(x)
+    return 1e3 * side_by_side({"copy": lambda: to.copy_(x)}, seconds=0.5)["copy"].median
+
+
+if __name__ == "__main__":
+    main()
