@@ -92,24 +92,33 @@ typedef struct {
     int count, width; /* rows that count, taps in each */
     vec bias;
     float *out;
-    int64_t pitch; /* floats from output to output */
+    int64_t pitch;      /* floats from output to output */
+    int64_t pad, across; /* where the map begins in a row, and how wide it is; dense rows only */
 } stencil;
 
-INLINE void outputs(
-    const int T, const stencil *s, int64_t first, const int stride, const int dilation
-) {
+/* T outputs from `first` on: all taps that lie on the map for any of them. */
+INLINE void outputs(const int T, const stencil *s, int64_t first, const int stride, const int dilation) {
+    int64_t from = 0, to = s->width;
+    if (stride == 1 && dilation == 1) {
+        from = most(0, s->pad - first - T + 1);
+        to = least(to, s->pad + s->across - first);
+    }
     vec sum[T];
     UNROLL for (int t = 0; t < T; t++) sum[t] = s->bias;
     for (int r = 0; r < s->count; r++) {
-        const float *x = s->rows[r] + first * stride * LANES, *tap = s->taps[r];
-        int left = s->width;
+        const float *x = s->rows[r] + (first * stride + from * dilation) * LANES;
+        const float *tap = s->taps[r] + from * LANES;
+        int64_t left = to - from;
         for (; left >= 8; left -= 8, x += 8 * dilation * LANES, tap += 8 * LANES)
             fall(T, 8, sum, x, tap, stride, dilation);
-        switch (left) {
+        if (left & 4) {
+            fall(T, 4, sum, x, tap, stride, dilation);
+            x += 4 * dilation * LANES, tap += 4 * LANES;
+        }
+        switch (left & 3) {
             case 1: fall(T, 1, sum, x, tap, stride, dilation); break;
+            case 2: fall(T, 2, sum, x, tap, stride, dilation); break;
             case 3: fall(T, 3, sum, x, tap, stride, dilation); break;
-            case 5: fall(T, 5, sum, x, tap, stride, dilation); break;
-            case 7: fall(T, 7, sum, x, tap, stride, dilation); break;
         }
     }
     UNROLL for (int t = 0; t < T; t++) store(s->out + (first + t) * s->pitch, sum[t]);
@@ -117,8 +126,9 @@ INLINE void outputs(
 
 INLINE void output_row(const stencil *s, int64_t width, const int stride, const int dilation) {
     int64_t t = 0;
-    for (; t + 14 <= width; t += 14) outputs(14, s, t, stride, dilation);
-    for (; t + 8 <= width; t += 8) outputs(8, s, t, stride, dilation);
+    int wide = s->width <= s->across; /* else shorter tiles have fewer taps on the map */
+    for (; wide && t + 14 <= width; t += 14) outputs(14, s, t, stride, dilation);
+    for (; t + 8 <= width && (wide || width % 7); t += 8) outputs(8, s, t, stride, dilation);
     for (; t + 7 <= width; t += 7) outputs(7, s, t, stride, dilation);
     for (; t + 4 <= width; t += 4) outputs(4, s, t, stride, dilation);
     for (; t < width; t++) outputs(1, s, t, stride, dilation);
@@ -129,26 +139,34 @@ static void spread_row(const stencil *s, int64_t width, int stride, int dilation
     output_row(s, width, stride, dilation);
 }
 
-INLINE void read_taps(float *to, const depthwise *d, int64_t channel, int lanes) {
-    int64_t taps = taps_of(d);
-    for (int64_t k = 0; k < taps; k++)
-        for (int lane = 0; lane < lanes; lane++) {
+/* Where the taps of LANES channels lie: as vectors, one after the other. */
+INLINE int64_t tap_floats(const depthwise *d) { return taps_of(d) * LANES; }
+
+static void read_taps(float *to, const depthwise *d, int64_t channel) {
+    int64_t taps = taps_of(d), lanes = least(d->channels - channel, LANES);
+    for (int64_t lane = 0; lane < lanes; lane++)
+        for (int64_t k = 0; k < taps; k++) {
             int64_t from = d->turned ? taps - 1 - k : k;
             to[k * LANES + lane] = d->weight[(channel + lane) * taps + from];
         }
 }
 
-static int convolve(const depthwise *d, int64_t image, int64_t channel) {
+INLINE int64_t row_floats(const depthwise *d) { return d->out_width * LANES; }
+
+/* One image and up to LANES channels; `memory` holds the ring, zeroed, and a row of outputs. */
+static void convolve(const depthwise *d, int64_t image, int64_t channel, const float *taps, float *memory) {
     int lanes = (int)least(d->channels - channel, LANES), at[MOST_TAPS];
     ring r = ring_of(d);
-    int64_t ring_floats = r.slots * r.pitch, tap_floats = taps_of(d) * LANES;
-    float *memory = zeros(ring_floats + tap_floats + d->out_width * LANES);
-    if (!memory) return 1;
     r.memory = memory;
-    float *taps = memory + ring_floats, *out = taps + tap_floats;
-    read_taps(taps, d, channel, lanes);
+    float *out = memory + r.slots * r.pitch;
     int straight = d->y.c == 1 && lanes == LANES && !d->half; /* to memory without a detour */
-    stencil s = {.width = d->kernel_w, .out = out, .pitch = straight ? d->y.w : LANES};
+    stencil s = {
+        .width = d->kernel_w,
+        .out = out,
+        .pitch = straight ? d->y.w : LANES,
+        .pad = d->pad_w,
+        .across = (d->width - 1) * d->stuff_w + 1,
+    };
     if (d->bias) s.bias = load_part((const char *)(d->bias + channel), lanes, 0);
     int64_t size = element_size(d->half);
     const char *x = d->x.data + (image * d->x.n + channel * d->x.c) * size;
@@ -163,8 +181,6 @@ static int convolve(const depthwise *d, int64_t image, int64_t channel) {
         else spread_row(&s, d->out_width, d->stride_w, d->dilation_w);
         if (!straight) unpack(to, d->y, out, LANES, d->out_width, lanes, d->half);
     }
-    free(memory);
-    return 0;
 }
 
 /* Hand on all channels of one image, which lies in both maps in the same order. */
@@ -186,29 +202,80 @@ static void copy(const depthwise *d, int64_t image) {
 typedef struct {
     const depthwise *parts;
     int count, failed;
+    float *taps; /* of all blocks of all parts */
 } parts_job;
 
 INLINE int64_t units_of(const depthwise *d) { return d->kernel_h == COPY ? 1 : blocks_of(d); }
 
+/* The part to which a unit of an image belongs; what is left is the unit's number in the part. */
+INLINE int part_of(const parts_job *job, int64_t *unit, float **taps) {
+    int p = 0;
+    *taps = job->taps;
+    for (; *unit >= units_of(job->parts + p); p++) {
+        *unit -= units_of(job->parts + p);
+        *taps += blocks_of(job->parts + p) * tap_floats(job->parts + p);
+    }
+    *taps += *unit * tap_floats(job->parts + p);
+    return p;
+}
+
+static int64_t each_image(const parts_job *job) {
+    int64_t units = 0;
+    for (int p = 0; p < job->count; p++) units += units_of(job->parts + p);
+    return units;
+}
+
+static void read_all_taps(int64_t begin, int64_t end, void *context) {
+    parts_job *job = context;
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t block = unit;
+        float *taps;
+        const depthwise *d = job->parts + part_of(job, &block, &taps);
+        if (d->kernel_h != COPY) read_taps(taps, d, block * LANES);
+    }
+}
+
 static void convolve_parts(int64_t begin, int64_t end, void *context) {
     parts_job *job = context;
-    int64_t each = 0;
-    for (int p = 0; p < job->count; p++) each += units_of(job->parts + p);
-    for (int64_t unit = begin; unit < end; unit++) {
-        int64_t image = unit / each, block = unit % each;
-        const depthwise *d = job->parts;
-        while (block >= units_of(d)) block -= units_of(d++);
-        if (d->kernel_h == COPY) copy(d, image);
-        else if (convolve(d, image, block * LANES)) job->failed = 1;
+    int64_t each = each_image(job), most_floats = 0;
+    for (int p = 0; p < job->count; p++) {
+        ring r = ring_of(job->parts + p);
+        most_floats = most(most_floats, r.slots * r.pitch + row_floats(job->parts + p));
     }
+    float *memory = zeros(most_floats);
+    if (!memory) {
+        job->failed = 1;
+        return;
+    }
+    int before = -1; /* the part whose ring is in memory; it leaves its padding zero */
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t block = unit % each;
+        float *taps;
+        int p = part_of(job, &block, &taps);
+        const depthwise *d = job->parts + p;
+        if (d->kernel_h == COPY) {
+            copy(d, unit / each);
+            continue;
+        }
+        if (before >= 0 && before != p) memset(memory, 0, 4 * (size_t)most_floats);
+        convolve(d, unit / each, block * LANES, taps, memory);
+        before = p;
+    }
+    free(memory);
 }
 
 /* Convolve groups of channels of the same maps, each with a kernel of its own or none. */
 int foveate_depthwise(const depthwise *parts, int count, loop run) {
-    parts_job job = {parts, count, 0};
-    int64_t units = 0;
-    for (int p = 0; p < count; p++) units += parts[p].batch * units_of(parts + p);
-    return run(0, units, 1, convolve_parts, &job) || job.failed;
+    parts_job job = {parts, count, 0, 0};
+    int64_t floats = 0;
+    for (int p = 0; p < count; p++) floats += blocks_of(parts + p) * tap_floats(parts + p);
+    job.taps = zeros(most(floats, LANES));
+    if (!job.taps) return 1;
+    int64_t each = each_image(&job);
+    int failed = run(0, each, 16, read_all_taps, &job) ||
+                 run(0, parts->batch * each, 1, convolve_parts, &job) || job.failed;
+    free(job.taps);
+    return failed;
 }
 
 /* ---------------------------------------------------------------- weight gradient */
@@ -232,23 +299,31 @@ typedef struct {
     const float *rows[MOST_TAPS], *g;
     float *sums; /* of the first row's taps; the others follow */
     int count, width;
-    int64_t across;
+    int64_t outputs;     /* of the row */
+    int64_t pad, across; /* where the map begins in a row, and how wide it is; dense rows only */
 } gradient_row;
 
 /* As many rows at once as give some eight sums or more, which hide an addition's latency. */
-#define ROWS(R, J)                                                                               \
-    if (wide == J && s->count - r >= R) {                                                        \
-        const float *x[R];                                                                       \
-        UNROLL for (int i = 0; i < R; i++) x[i] = s->rows[r + i] + j * dilation * LANES;         \
-        float *sums = s->sums + (r * s->width + j) * LANES;                                      \
-        correlate(R, J, sums, s->width, x, s->g, s->across, stride, dilation);                   \
-        r += R;                                                                                  \
-        continue;                                                                                \
+#define ROWS(R, J)                                                                          \
+    if (wide == J && s->count - r >= R) {                                                   \
+        const float *x[R];                                                                  \
+        UNROLL for (int i = 0; i < R; i++)                                                  \
+            x[i] = s->rows[r + i] + (from * stride + j * dilation) * LANES;                 \
+        float *sums = s->sums + (r * s->width + j) * LANES;                                 \
+        const float *g = s->g + from * LANES;                                               \
+        correlate(R, J, sums, s->width, x, g, to - from, stride, dilation);                 \
+        r += R;                                                                             \
+        continue;                                                                           \
     }
 
 INLINE void correlate_row(const gradient_row *s, const int stride, const int dilation) {
     for (int j = 0, wide; j < s->width; j += wide) {
         wide = s->width - j == 9 ? 5 : (int)least(s->width - j, 8);
+        int64_t from = 0, to = s->outputs; /* of which a tap of these lies on the map */
+        if (stride == 1 && dilation == 1) {
+            from = least(to, most(0, s->pad - j - wide + 1));
+            to = most(from, least(to, s->pad + s->across - j));
+        }
         for (int r = 0; r < s->count;) {
             ROWS(8, 1) ROWS(4, 1) ROWS(2, 1) ROWS(1, 1)
             ROWS(3, 3) ROWS(2, 3) ROWS(1, 3)
@@ -279,7 +354,13 @@ static int correlate_images(const depthwise *d, int64_t channel, int64_t from, i
     if (!memory) return 1;
     r.memory = memory;
     float *g = memory + r.slots * r.pitch;
-    gradient_row s = {.g = g, .width = d->kernel_w, .across = d->out_width};
+    gradient_row s = {
+        .g = g,
+        .width = d->kernel_w,
+        .outputs = d->out_width,
+        .pad = d->pad_w,
+        .across = d->width,
+    };
     int64_t size = element_size(d->half);
     vec bias = {0};
     for (int64_t image = from; image < to; image++) {
