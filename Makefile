@@ -1,5 +1,6 @@
 # make demo: set up, train on the built-in digits, leave a report.
 # make test: set up, run the tests.
+# make bench PHOTOS=FOLDER: compare with peers, on a folder of JPEGs; hours.
 PYTHON ?= python3
 BENCHES ?= memory kernels training data_loading inference startup
 VENV   ?= .venv

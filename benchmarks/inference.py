@@ -1,6 +1,6 @@
 """Inference of ten networks of timm: `foveate.deploy.fastest` against the best of its peers.
 
-    python benchmarks/inference.py [NAME ...]
+    PHOTOS=FOLDER python benchmarks/inference.py [NAME ...] [BATCH ...]
 
 Peers get timm's model as it comes, exported at the batch that is timed: ONNX Runtime and OpenVINO,
 each in float and in INT8 (NNCF's default). Both sides get the same images to calibrate on, the
@@ -8,7 +8,6 @@ same threads and allocator, and are timed in turns in one process.
 """
 
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from photographs import photographs
 from results import Benchmark, Row, geometric_mean, interval
 from torch import nn
 from torch.nn import functional as F
@@ -27,7 +27,6 @@ from foveate.deploy import Candidate, fastest
 from foveate.deploy.quiet import quiet
 from foveate.measure import paired, side_by_side
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NAMES = (
     "resnet50",
     "convnext_tiny",
@@ -44,6 +43,7 @@ BATCHES = (1, 32)
 CALIBRATED, JUDGED = 64, 96
 GUARD = 1.0
 INT8 = "OpenVINO INT8"
+EAGER = "timm, eager"
 SAYS = f"""Ten networks of timm with random weights, as no trained ones are at hand; the statistics
 of their batch norms are those of real photographs. Such networks have no accuracy to lose, so
 programs are judged by agreement: the mean cosine of a program's logits and the float network's
@@ -59,19 +59,19 @@ def main() -> None:
     bench = Benchmark(
         __file__,
         title="Inference",
-        command="python benchmarks/inference.py",
+        command="PHOTOS=FOLDER python benchmarks/inference.py",
         says=SAYS,
         keep=bool(sys.argv[1:]),
     )
-    ratios: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
-    for name in sys.argv[1:] or NAMES:
+    batches = [int(word) for word in sys.argv[1:] if word.isdigit()] or BATCHES
+    for name in [word for word in sys.argv[1:] if not word.isdigit()] or NAMES:
         torch.manual_seed(0)
         net, side = network(name)
-        pictures = photographs(side)
+        pictures = pixels(side)
         calibration, judged = pictures[:CALIBRATED], pictures[CALIBRATED:]
         expected = np.concatenate([plainly(net, part) for part in np.split(judged, JUDGED // 8)])
         score = partial(agreement, expected)
-        for batch in BATCHES:
+        for batch in batches:
             images = judged[:batch]
             theirs = peers(net, images, calibration)
             parts = np.split(judged, JUDGED // batch)
@@ -83,12 +83,13 @@ def main() -> None:
                 calibration=calibration,
                 batch=batch,
                 guard=min(lost + GUARD, 100),
+                seconds=0.5,
             )
-            times = side_by_side({k: partial(c, images) for k, c in theirs.items()}, seconds=1)
+            times = side_by_side({k: partial(c, images) for k, c in theirs.items()}, seconds=0.7)
             best = min(times, key=lambda peer: times[peer].median)
-            ratio = paired(partial(theirs[best], images), partial(ours, images), seconds=8)
-            eager = paired(partial(plainly, net, images), partial(ours, images), seconds=5)
-            for peer, found, mark in ((best, ratio, 1.0), ("timm, eager", eager, None)):
+            ratio = paired(partial(theirs[best], images), partial(ours, images), seconds=4)
+            eager = paired(partial(plainly, net, images), partial(ours, images), seconds=3)
+            for peer, found, mark in ((best, ratio, 1.0), (EAGER, eager, None)):
                 bench.add(
                     Row(
                         what=f"{name}, batch {batch}",
@@ -100,14 +101,15 @@ def main() -> None:
                         note=f"agreement {ours.chosen.score:.1f}, OpenVINO's INT8 {100 - lost:.1f}",
                     )
                 )
-            for peer, found in (("best", ratio), ("eager", eager)):
-                ratios.setdefault((peer, batch), []).append(interval(found))
-    if not sys.argv[1:]:
-        for (peer, batch), found in ratios.items():
-            who = "best of ONNX Runtime and OpenVINO" if peer == "best" else "timm, eager"
+    for batch in batches:
+        rows = [row for row in bench.rows if row.what.endswith(f"batch {batch}")]
+        rows = [row for row in rows if not row.what.startswith("geometric")]
+        for peer, mark in ((EAGER, 5.0), ("best of ONNX Runtime and OpenVINO", 1.2)):
+            found = [row.ratio for row in rows if (row.peer == EAGER) == (peer == EAGER)]
+            note = f"of {len(found)} networks"
             what = f"geometric mean, batch {batch}"
-            mark = 1.2 if peer == "best" else 5.0
-            bench.add(Row(what=what, peer=who, ratio=geometric_mean(found), mark=mark))
+            mean = geometric_mean(found)
+            bench.add(Row(what=what, peer=peer, ratio=mean, mark=mark, note=note))
 
 
 def network(name: str) -> tuple[nn.Module, int]:
@@ -120,7 +122,7 @@ def network(name: str) -> tuple[nn.Module, int]:
             module.momentum = None
             module.train()
     with torch.no_grad():
-        net(torch.from_numpy(photographs(side)[:32]))
+        net(torch.from_numpy(pixels(side)[:32]))
     return net.eval(), side
 
 
@@ -210,20 +212,17 @@ def plainly(net: nn.Module, images: np.ndarray) -> np.ndarray:
     return net(torch.from_numpy(images)).numpy()
 
 
-def photographs(side: int) -> np.ndarray:
+def pixels(side: int) -> np.ndarray:
     """Real photographs, float32 (N, 3, side, side), normalised."""
-    with tarfile.open(SHARED / "imagenet_samples.tar") as archive:
-        members = [m for m in archive.getmembers() if m.isfile()][: CALIBRATED + JUDGED]
-        files = [archive.extractfile(m) for m in members]
-        return inputs([data.decode(file.read()) for file in files if file], side)
+    return inputs([data.decode(file) for file in photographs(CALIBRATED + JUDGED)], side)
 
 
 def inputs(pictures: list[np.ndarray], side: int) -> np.ndarray:
     """Pictures (H, W, 3) as a network takes them: float32 (N, 3, side, side), normalised."""
     rows = []
     for picture in pictures:
-        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
-        rows.append(F.interpolate(pixels, (side, side), mode="bilinear", antialias=True))
+        image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+        rows.append(F.interpolate(image, (side, side), mode="bilinear", antialias=True))
     mean, deviation = (
         torch.tensor(values).view(1, 3, 1, 1)
         for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

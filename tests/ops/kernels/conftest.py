@@ -3,6 +3,22 @@
 import pytest
 import torch
 
+from foveate.ops.kernels import depthwise
+
+MEASURED = depthwise.pays
+
+
+@pytest.fixture(autouse=True)
+def _kernels_run_where_they_do_not_pay(monkeypatch):
+    """So that small maps test them."""
+    monkeypatch.setattr(depthwise, "pays", lambda *tensors: True)
+
+
+@pytest.fixture
+def measured_choice(monkeypatch):
+    """Kernels run where they pay, as they do outside of tests."""
+    monkeypatch.setattr(depthwise, "pays", MEASURED)
+
 
 @pytest.fixture
 def agrees():

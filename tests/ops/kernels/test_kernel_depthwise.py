@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from foveate.errors import FoveateError
-from foveate.ops.kernels import DepthwiseConv2d, depthwise_conv2d
+from foveate.ops.kernels import DepthwiseConv2d, depthwise, depthwise_conv2d
 
 SHAPES = [
     # channels, height, width, kernel, stride, padding, dilation
@@ -150,3 +150,25 @@ def test_the_module_is_a_convolution(library):
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 6, 9, 9)
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.usefixtures("measured_choice")
+@pytest.mark.parametrize(
+    ("side", "kernel", "learns", "runs"),
+    [
+        (56, (7, 7), True, True),
+        (56, (7, 7), False, True),
+        (14, (31, 31), True, True),
+        (14, (3, 3), True, False),
+        (14, (11, 1), True, False),
+        (56, (1, 11), True, True),
+        (56, (1, 11), False, False),
+        (14, (7, 7), False, False),
+    ],
+)
+def test_it_runs_where_it_was_measured_to_pay(library, side, kernel, learns, runs, monkeypatch):
+    calls = []
+    monkeypatch.setattr(depthwise, "convolve", calls.append)
+    x, weight = torch.randn(1, 16, side, side), torch.randn(16, 1, *kernel, requires_grad=learns)
+    depthwise_conv2d(x, weight, None, 1, (kernel[0] // 2, kernel[1] // 2))
+    assert bool(calls) == runs

@@ -18,6 +18,9 @@ from foveate.ops.kernels.autocast import cast_like_autocast
 LARGEST = 31
 """The largest side of a kernel."""
 
+SMALL = 400
+"""Pixels of a map up to which it is small: see `pays`."""
+
 Pair = tuple[int, int]
 
 
@@ -124,7 +127,7 @@ def depthwise_conv2d(
             f"{x.shape[1]} channels: give ({x.shape[1]}, 1, height, width)"
         )
     strides, pads, dilations = _pair(stride), _pair(padding), _pair(dilation)
-    if fits(x, weight, bias, pads, dilations):
+    if fits(x, weight, bias, pads, dilations) and pays(x, weight, bias):
         x, weight, bias = cast_like_autocast(x, weight, bias)
         return _Depthwise.apply(native.dense(x), weight, bias, strides, pads, dilations)
     return F.conv2d(x, weight, bias, strides, pads, dilations, groups=x.shape[1])
@@ -141,6 +144,21 @@ def fits(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, dilation
             for side, pad, spread in zip(weight.shape[2:], padding, dilation, strict=True)
         )
     )
+
+
+def pays(x: Tensor, *weights: Tensor | None) -> bool:
+    """Whether a kernel was measured to be faster than PyTorch (`benchmarks/kernels.py`).
+
+    Gradients nearly always pay. A forward pass alone does not for bands, nor
+    for small maps under small kernels or with channels apart.
+    """
+    small = x.shape[2] * x.shape[3] <= SMALL
+    height, width = weights[0].shape[2:] if weights[0] is not None else (1, 1)
+    if native.learns(x, *weights):
+        return not (small and (height * width <= 9 or width == 1))
+    if min(height, width) == 1:
+        return False
+    return not small or (height * width > 9 and not x.is_contiguous())
 
 
 class _Depthwise(torch.autograd.Function):

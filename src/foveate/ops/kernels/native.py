@@ -87,6 +87,11 @@ def _is_plain(x: Tensor) -> bool:
     )
 
 
+def learns(*tensors: Tensor | None) -> bool:
+    """Whether gradients of any of these will be asked for."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def dense(x: Tensor) -> Tensor:
     """Maps as they are if their memory is dense in either layout, else a contiguous copy."""
     if x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous():
