@@ -101,15 +101,20 @@ def main() -> None:
                         note=f"agreement {ours.chosen.score:.1f}, OpenVINO's INT8 {100 - lost:.1f}",
                     )
                 )
-    for batch in batches:
-        rows = [row for row in bench.rows if row.what.endswith(f"batch {batch}")]
-        rows = [row for row in rows if not row.what.startswith("geometric")]
-        for peer, mark in ((EAGER, 5.0), ("best of ONNX Runtime and OpenVINO", 1.2)):
-            found = [row.ratio for row in rows if (row.peer == EAGER) == (peer == EAGER)]
-            note = f"of {len(found)} networks"
-            what = f"geometric mean, batch {batch}"
-            mean = geometric_mean(found)
-            bench.add(Row(what=what, peer=peer, ratio=mean, mark=mark, note=note))
+    for batch in BATCHES:
+        add_means(bench, batch)
+
+
+def add_means(bench: Benchmark, batch: int) -> None:
+    """Geometric means over the networks that have been timed at a batch."""
+    rows = [row for row in bench.rows if row.what.endswith(f", batch {batch}")]
+    rows = [row for row in rows if not row.what.startswith("geometric")]
+    for peer, mark in ((EAGER, 5.0), ("best of ONNX Runtime and OpenVINO", 1.2)):
+        found = [row.ratio for row in rows if (row.peer == EAGER) == (peer == EAGER)]
+        note = f"of {len(found)} networks out of {len(NAMES)}"
+        mean = geometric_mean(found)
+        what = f"geometric mean, batch {batch}"
+        bench.add(Row(what=what, peer=peer, ratio=mean, mark=mark, note=note))
 
 
 def network(name: str) -> tuple[nn.Module, int]:
