@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from foveate import FoveateError
 from foveate.measure import machine, paired, side_by_side
 from foveate.ops.kernels import triton as kernels
+from foveate.ops.kernels.inception import plain_inception_mix
+from foveate.ops.kernels.layer_norm import plain_layer_norm_channels
 
 RESULTS = Path(__file__).with_suffix(".json")
 SHAPES = ((128, 96, 56, 56), (128, 384, 14, 14))
@@ -126,32 +128,21 @@ def depthwise(kernel: tuple[int, int]) -> Made:
     return ours, theirs, lambda channels: ((channels, 1, *kernel), (channels,))
 
 
-def plain_inception(x: Tensor, *learnt: Tensor) -> Tensor:
-    part = learnt[0].shape[0]
-    same, *parts = x.split((x.shape[1] - 3 * part, part, part, part), dim=1)
-    mixed = [
-        F.conv2d(one, w, b, padding=(w.shape[2] // 2, w.shape[3] // 2), groups=part)
-        for one, w, b in zip(parts, learnt[::2], learnt[1::2], strict=True)
-    ]
-    return torch.cat((same, *mixed), dim=1)
-
-
 def inception_shapes(channels: int) -> list[tuple[int, ...]]:
     part = channels // 8
     return [s for k in ((3, 3), (1, 11), (11, 1)) for s in ((part, 1, *k), (part,))]
-
-
-def plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    x = x.permute(0, 2, 3, 1)
-    return F.layer_norm(x, weight.shape, weight, bias, 1e-6).permute(0, 3, 1, 2)
 
 
 def operators() -> dict[str, Made]:
     sizes = (3, 3), (7, 7), (31, 31), (1, 11), (11, 1)
     return {
         **{f"depthwise_{high}x{wide}": depthwise((high, wide)) for high, wide in sizes},
-        "inception_mix": (kernels.inception_mix, plain_inception, inception_shapes),
-        "layer_norm": (kernels.layer_norm_channels, plain_layer_norm, lambda c: ((c,), (c,))),
+        "inception_mix": (kernels.inception_mix, plain_inception_mix, inception_shapes),
+        "layer_norm": (
+            kernels.layer_norm_channels,
+            plain_layer_norm_channels,
+            lambda c: ((c,), (c,)),
+        ),
     }
 
 

@@ -6,9 +6,9 @@ at the first touch, which costs as much time as the arithmetic of many a layer. 
 large blocks come from the heap, and the heap keeps what is freed; a step then finds the pages of
 the step before. benchmarks/memory.py measures what it brings.
 
-    with memory.kept():     # train, evaluate and fit do this
+    with memory.kept():     # training and evaluating do this
         ...
-    memory.keep()           # for the process, as loading an artifact does
+    memory.keep()           # for the process
     memory.restore()        # and back again
 
 What it costs: between steps the process holds the memory of its largest step. `restore`, or the

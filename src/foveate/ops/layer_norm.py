@@ -1,7 +1,8 @@
 """Layer norm of maps."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from foveate.ops.kernels.layer_norm import plain_layer_norm_channels
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -11,6 +12,4 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(dim, eps=eps)
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input.permute(0, 2, 3, 1)
-        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+        return plain_layer_norm_channels(input, self.weight, self.bias, self.eps)

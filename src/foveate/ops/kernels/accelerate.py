@@ -12,7 +12,7 @@ from foveate.ops.kernels.depthwise import LARGEST, conv_forward
 from foveate.ops.kernels.gelu import gelu
 from foveate.ops.kernels.inception import inception_mix
 from foveate.ops.kernels.layer_norm import layer_norm_channels
-from foveate.ops.kernels.tail import can_fuse, fused_tail, is_gelu
+from foveate.ops.kernels.tail import fusable, fused_tail, is_gelu, is_watched, kind
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def accelerated(model: nn.Module) -> Iterator[list[str]]:
 # ---------------------------------------------------------------- kinds of modules
 
 
-def _kind(*names: str) -> Callable[[nn.Module], bool]:
+def _one_of(*names: str) -> Callable[[nn.Module], bool]:
     """Whether a module's class is one of these, which need not be importable."""
-    return lambda module: f"{type(module).__module__}.{type(module).__qualname__}" in names
+    return lambda module: kind(module) in names
 
 
 def _is_depthwise(module: nn.Module) -> bool:
@@ -99,15 +99,15 @@ def _is_depthwise(module: nn.Module) -> bool:
     )
 
 
-_is_channel_norm = _kind(
+_is_channel_norm = _one_of(
     "foveate.ops.layer_norm.LayerNorm2d",
     "timm.layers.norm.LayerNorm2d",
     "torchvision.models.convnext.LayerNorm2d",
 )
-_is_mixer = _kind(
+_is_mixer = _one_of(
     "foveate.ops.inceptionnext.InceptionDepthwise", "timm.models.inception_next.InceptionDWConv2d"
 )
-_is_block = _kind(
+_is_block = _one_of(
     "foveate.backbones.parts.Block",
     "timm.models.convnext.ConvNeXtBlock",
     "timm.models.inception_next.MetaNeXtBlock",
@@ -133,17 +133,18 @@ def _gelu_forward(act: Any, x: Tensor) -> Tensor:
 
 def _mixer_forward(mixer: Any, x: Tensor) -> Tensor:
     convs = (mixer.dwconv_hw, mixer.dwconv_w, mixer.dwconv_h)
-    if any(conv._forward_hooks or conv._forward_pre_hooks for conv in convs):
+    if any(map(is_watched, convs)):
         return type(mixer).forward(mixer, x)
     return inception_mix(x, *(t for conv in convs for t in (conv.weight, conv.bias)))
 
 
 def _block_forward(block: Any, x: Tensor) -> Tensor:
     passes_on = isinstance(getattr(block, "shortcut", None), nn.Identity | None)
-    if not passes_on or not can_fuse(block, x):
+    layers = fusable(block, x) if passes_on else None
+    if layers is None:
         return type(block).forward(block, x)
     mixer = getattr(block, "_mixer", "conv_dw" if hasattr(block, "conv_dw") else "token_mixer")
-    return fused_tail(block, getattr(block, mixer)(x), x)
+    return fused_tail(block, layers, getattr(block, mixer)(x), x)
 
 
 SHORTCUTS = (

@@ -1,7 +1,7 @@
 """The tail of a block in one pass: norm, 1x1, GELU, 1x1, residual.
 
-The hidden activations, four times as large as the maps, stay in the caches,
-and nothing but the input is kept for the way back.
+The hidden activations, four times as large as the maps, stay in the caches. The
+way back computes them again where channels are few, and else finds them kept.
 """
 
 import ctypes

@@ -11,31 +11,34 @@ from torch.nn.modules import module as torch_module
 from foveate.ops.kernels.mlp import fits, mlp
 from foveate.ops.kernels.moments import channel_moments
 
+Layers = tuple[nn.Module, nn.Module]
+"""Both layers of a channel mixer."""
 
-def can_fuse(block: nn.Module, x: Tensor) -> bool:
-    """Whether a block's tail can go through the kernel: see `fused_tail`.
+
+def fusable(block: nn.Module, x: Tensor) -> Layers | None:
+    """The layers of a block's tail that can go through the kernel; None where it can't.
 
     Args:
-        block: a block of ConvNeXt's pattern.
+        block: a block of ConvNeXt's pattern: see `fused_tail`.
         x: what it is given, (B, C, H, W).
     """
     layers = _layers(block)
-    if layers is None or any(_is_watched(m) for m in block.modules() if m is not block):
-        return False
-    return fits(x, *(t for layer in layers for t in (layer.weight, layer.bias)))  # pyright: ignore
+    if layers is None or any(is_watched(m) for m in block.modules() if m is not block):
+        return None
+    tensors = (t for layer in layers for t in (layer.weight, layer.bias))
+    return layers if fits(x, *tensors) else None  # pyright: ignore[reportArgumentType]
 
 
-def fused_tail(block: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
-    """residual + drop_path(gamma * mlp(norm(x))) of a block for which `can_fuse` holds.
+def fused_tail(block: nn.Module, layers: Layers, x: Tensor, residual: Tensor) -> Tensor:
+    """residual + drop_path(gamma * mlp(norm(x))) of a block.
 
     Args:
         block: has `norm` (layer or batch norm), `mlp` (two 1x1 convolutions or
             linear layers with GELU between), `gamma` (or None) and `drop_path`.
+        layers: of that `mlp`, as `fusable` gives them.
         x: what the token mixer gave, (B, C, H, W).
         residual: what the block was given.
     """
-    layers = _layers(block)
-    assert layers is not None
     w1, b1, w2, b2 = *_affine(layers[0]), *_affine(layers[1])
     norm, eps = block.norm, None
     if isinstance(norm, nn.LayerNorm):
@@ -53,7 +56,7 @@ def fused_tail(block: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
     return mlp(x, w1, b1, w2, b2, residual=residual, keep=keep, eps=eps)
 
 
-def _layers(block: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+def _layers(block: nn.Module) -> Layers | None:
     """Both layers of the channel mixer, if it has GELU between them and no more."""
     parts = dict(block.mlp.named_children())  # pyright: ignore
     fc1, act, fc2 = (parts.pop(name, None) for name in ("fc1", "act", "fc2"))
@@ -66,11 +69,16 @@ def _layers(block: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     return fc1, fc2  # pyright: ignore[reportReturnType]
 
 
+def kind(module: nn.Module) -> str:
+    """The full name of a module's class, which need not be importable."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
 def is_gelu(module: nn.Module | None) -> bool:
     """Whether a module is the exact GELU, PyTorch's or timm's."""
     if isinstance(module, nn.GELU):
         return module.approximate == "none"
-    return f"{type(module).__module__}.{type(module).__name__}" == "timm.layers.activations.GELU"
+    return module is not None and kind(module) == "timm.layers.activations.GELU"
 
 
 def _is_pointwise(layer: nn.Module | None) -> bool:
@@ -90,7 +98,7 @@ def _does_nothing(module: nn.Module) -> bool:
     return isinstance(module, nn.Identity)
 
 
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
     """Whether somebody asked to see what goes through a module that fusing would skip."""
     return bool(
         module._forward_hooks

@@ -70,16 +70,24 @@ INLINE void column(
     }
 }
 
+INLINE void multiply(
+    float *out, int64_t pitch, left_matrix left, right_matrix right, int64_t rows, int64_t columns,
+    int64_t steps, const int more
+) {
+    for (int64_t c = 0; c < columns; c += PANEL) {
+        const float *panel = right.from + c / PANEL * right.panel;
+        if (columns - c > LANES)
+            column(2, out + c, pitch, left, panel, right.step, rows, steps, more);
+        else column(1, out + c, pitch, left, panel, right.step, rows, steps, more);
+    }
+}
+
 /* out (rows, columns) = left right; columns are done in whole vectors, rows lie `pitch` apart. */
 static void product(
     float *out, int64_t pitch, left_matrix left, right_matrix right, int64_t rows, int64_t columns,
     int64_t steps
 ) {
-    for (int64_t c = 0; c < columns; c += PANEL) {
-        const float *panel = right.from + c / PANEL * right.panel;
-        if (columns - c > LANES) column(2, out + c, pitch, left, panel, right.step, rows, steps, 0);
-        else column(1, out + c, pitch, left, panel, right.step, rows, steps, 0);
-    }
+    multiply(out, pitch, left, right, rows, columns, steps, 0);
 }
 
 /* out += left right. */
@@ -87,11 +95,7 @@ static void add_product(
     float *out, int64_t pitch, left_matrix left, right_matrix right, int64_t rows, int64_t columns,
     int64_t steps
 ) {
-    for (int64_t c = 0; c < columns; c += PANEL) {
-        const float *panel = right.from + c / PANEL * right.panel;
-        if (columns - c > LANES) column(2, out + c, pitch, left, panel, right.step, rows, steps, 1);
-        else column(1, out + c, pitch, left, panel, right.step, rows, steps, 1);
-    }
+    multiply(out, pitch, left, right, rows, columns, steps, 1);
 }
 
 /* What is right of a column, a multiple of PANEL; what is below a step. */
