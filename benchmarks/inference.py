@@ -1,4 +1,4 @@
-"""Inference of ten networks of timm: `foveate.deploy.fastest` against the best of its peers.
+"""Inference of ten networks of timm: `foveate.deploy.Search` against the best of its peers.
 
     PHOTOS=FOLDER python benchmarks/inference.py [NAME ...] [BATCH ...]
 
@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from foveate import data
-from foveate.deploy import Candidate, fastest
+from foveate.deploy import Candidate, Search
 from foveate.deploy.quiet import quiet
 from foveate.measure import paired, side_by_side
 
@@ -71,20 +71,22 @@ def main() -> None:
         calibration, judged = pictures[:CALIBRATED], pictures[CALIBRATED:]
         expected = np.concatenate([plainly(net, part) for part in np.split(judged, JUDGED // 8)])
         score = partial(agreement, expected)
-        for batch in batches:
-            images = judged[:batch]
-            theirs = peers(net, images, calibration)
+        theirs_at = {batch: peers(net, judged[:batch], calibration) for batch in batches}
+        lost_at = {}
+        for batch, theirs in theirs_at.items():
             parts = np.split(judged, JUDGED // batch)
-            lost = 100 - score(np.concatenate([theirs[INT8](part) for part in parts]))
-            ours = fastest(
-                net,
-                judged,
-                score=score,
-                calibration=calibration,
-                batch=batch,
-                guard=min(lost + GUARD, 100),
-                seconds=0.5,
-            )
+            lost_at[batch] = 100 - score(np.concatenate([theirs[INT8](part) for part in parts]))
+        search = Search(
+            net,
+            judged,
+            score=score,
+            calibration=calibration,
+            guard=min(min(lost_at.values()) + GUARD, 100),
+            seconds=0.5,
+        )
+        for batch, theirs in theirs_at.items():
+            images, lost = judged[:batch], lost_at[batch]
+            ours = search.fastest(batch)
             times = side_by_side({k: partial(c, images) for k, c in theirs.items()}, seconds=0.7)
             best = min(times, key=lambda peer: times[peer].median)
             ratio = paired(partial(theirs[best], images), partial(ours, images), seconds=4)

@@ -197,6 +197,12 @@ def export(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Only this format; may be repeated.")
     ] = None,
+    budget: Annotated[
+        float, typer.Option(help="Seconds to look for the fastest programs in.")
+    ] = 180.0,
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure again what is remembered of this machine.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Decides the split where the data has none.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -209,12 +215,23 @@ def export(
     trained = load_model(model)
     wanted = tuple(formats or FORMATS)
     images = open_data(data, seed=seed).labelled_as(trained.labels)
-    made = export_model(trained, images, out, guard=guard, formats=wanted)
+    console = Console(quiet=as_json, highlight=False)
+    with console.status("exporting") as status:
+        made = export_model(
+            trained,
+            images,
+            out,
+            guard=guard,
+            formats=wanted,
+            budget=budget,
+            again=again,
+            told=lambda text: status.update(text),
+        )
     if as_json:
         _print_json({"chosen": made.chosen, "formats": made.formats})
     else:
-        print_formats(made.formats, Console())
-        Console().print(f"use it: foveate predict {out} IMAGE", soft_wrap=True, highlight=False)
+        print_formats(made.formats, console)
+        console.print(f"use it: foveate predict {out} IMAGE", soft_wrap=True)
 
 
 @app.command()

@@ -8,7 +8,7 @@ the step before. benchmarks/memory.py measures what it brings.
 
     with memory.kept():     # training and evaluating do this
         ...
-    memory.keep()           # for the process
+    memory.keep()           # for the process; loading a model to predict does this
     memory.restore()        # and back again
 
 What it costs: between steps the process holds the memory of its largest step. `restore`, or the

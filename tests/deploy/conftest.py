@@ -10,6 +10,13 @@ from foveate.train import Recipe, train
 from foveate.vision import VisionModel
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """What is measured in a test is remembered for that test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def digits():
     return data.open("digits")
@@ -34,4 +41,4 @@ def trained(digits, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def artifact(trained, digits, tmp_path_factory):
-    return export(trained, digits, tmp_path_factory.mktemp("artifact") / "model")
+    return export(trained, digits, tmp_path_factory.mktemp("artifact") / "model", again=True)

@@ -1,6 +1,7 @@
 """Every exported format computes what the trained model computes, and the guard is kept."""
 
 import json
+import shutil
 from importlib import import_module
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from foveate import FoveateError
 from foveate.deploy import export, latency, load, load_model
+from foveate.deploy.artifact import read_facts, write_facts
 from foveate.deploy.formats import write_onnx
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -23,7 +25,7 @@ def test_every_format_is_there_and_compared(artifact):
     for name, row in rows.items():
         assert row["bytes"] > 0
         assert row["latency_ms"]["low"] <= row["latency_ms"]["median"] <= row["latency_ms"]["high"]
-        if name not in ("openvino-int8", "openvino-bf16"):
+        if name in ("torch", "torch.export", "onnx", "openvino"):
             assert row["parity"]["max_error"] < 1e-4
             assert row["parity"]["agreement"] == 1.0
     assert rows["openvino-int8"]["bytes"] < 0.5 * rows["openvino"]["bytes"]
@@ -56,21 +58,46 @@ def test_programs_run_without_foveate(artifact, trained):
 def test_the_guard_turns_formats_away(trained, digits, tmp_path, monkeypatch):
     """A quantiser that ruins the model must not be chosen, however fast it is."""
 
-    def ruin(model, images, path):
+    def ruin(model, images, is_transformer):
         upside_down = trained.backbone.head.fc.weight
         with torch.no_grad():
             upside_down.neg_()
             write_onnx(trained, tmp_path / "ruined.onnx")
             upside_down.neg_()
-        openvino.save_model(openvino.convert_model(tmp_path / "ruined.onnx"), path)
+        return openvino.convert_model(tmp_path / "ruined.onnx")
 
-    monkeypatch.setattr(import_module("foveate.deploy.export"), "write_int8", ruin)
+    monkeypatch.setattr(import_module("foveate.deploy.programs"), "quantise", ruin)
     formats = ("onnx", "openvino", "openvino-int8")
-    made = export(trained, digits, tmp_path / "model", formats=formats)
+    made = export(trained, digits, tmp_path / "model", formats=formats, again=True)
     row = next(r for r in made.formats if r["name"] == "openvino-int8")
     assert not row["passed"]
     assert "more than 1" in row["why"]
     assert made.chosen != "openvino-int8"
+
+
+def test_each_program_is_the_fastest_of_its_kind(artifact):
+    facts = json.loads((artifact.folder / "model.json").read_text())
+    names = {row["name"] for row in artifact.formats} - {"torch", "torch.export"}
+    assert set(facts["programs"]) == names
+    for name, program in facts["programs"].items():
+        assert program.startswith("onnxruntime" if name == "onnx" else "openvino")
+    shared = [facts["programs"].get(f"openvino-int8{end}") for end in ("", "-bf16")]
+    graphs = {program.rpartition(", ")[2] for program in shared if program}
+    assert len(graphs) == 1
+
+
+def test_artifacts_of_before_load(artifact, tmp_path):
+    """Rows had no options, and the search was not recorded."""
+    old = shutil.copytree(artifact.folder, tmp_path / "model")
+    facts = read_facts(old)
+    facts.pop("programs")
+    for row in facts["formats"]:
+        row.pop("options")
+    write_facts(old, facts)
+    image = np.full((1, 3, 16, 16), 0.5, np.float32)
+    for name in ("torch", "onnx", "openvino"):
+        given = load(old, format=name).logits(image)
+        np.testing.assert_array_equal(given, load(artifact.folder, format=name).logits(image))
 
 
 def test_unknown_formats_and_full_disks(trained, digits, tmp_path, monkeypatch):

@@ -7,13 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from foveate import FoveateError
-from foveate.deploy import fastest, load_fastest
-from foveate.deploy.formats import to_openvino, write_program
-from foveate.deploy.quantise import in_float, quantise, quantised_layers, run, with_fallback
+from foveate import FoveateError, memory
+from foveate.deploy import Search, fastest, load_fastest
+from foveate.deploy.fallback import Switched, fallbacks
+from foveate.deploy.formats import save_openvino, to_openvino, write_program
+from foveate.deploy.quantise import in_float, quantise, quantised_layers
+from foveate.deploy.runtimes import OpenVinoRuntime
+from foveate.deploy.soundness import is_sound
+from foveate.measure import Timing
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-module = import_module("foveate.deploy.fastest")
+programs = import_module("foveate.deploy.programs")
 
 
 class Small(nn.Module):
@@ -39,12 +43,6 @@ def model():
 @pytest.fixture(scope="module")
 def images():
     return torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def test_it_computes_what_the_network_does(model, images, tmp_path):
@@ -75,7 +73,7 @@ def test_what_was_measured_is_remembered(model, images, cache, monkeypatch):
     def never(*args):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(module, "_measured", never)
+    monkeypatch.setattr(Search, "_measured", never)
     second = fastest(model, images)
     assert second.chosen == first.chosen
     assert np.array_equal(second(images[:1]), first(images[:1]))
@@ -107,42 +105,199 @@ def test_python_that_cannot_be_followed_is_deployed_as_it_comes(model, images, m
     def refuse(*args, **kwargs):
         raise FoveateError("the graph of Small cannot be captured")
 
-    monkeypatch.setattr(module, "lean", refuse)
+    monkeypatch.setattr(programs, "lean", refuse)
     made = fastest(model, images, seconds=0.02)
     assert {row.graph for row in made.table} == {"plain"}
     assert "cannot be captured" in made.coverage[0][1]
 
 
-def test_layers_return_to_float_until_the_guard_is_kept(model, images, tmp_path):
+def test_programs_serve_every_batch_size(model, images, monkeypatch):
+    """What is written, quantised and judged for one batch size is not for the next."""
+    asked = []
+
+    def counted(name):
+        original = getattr(programs, name)
+
+        def count(*args, **kwargs):
+            asked.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(programs, name, count)
+
+    for name in ("lean", "write_program", "quantise", "is_sound"):
+        counted(name)
+    search = Search(model, images, seconds=0.02)
+    one, many = search.fastest(1), search.fastest(8)
+    assert asked.count("lean") == 1
+    assert asked.count("write_program") == asked.count("quantise") == 2
+    assert asked.count("is_sound") <= 4
+    assert (one.batch, many.batch) == (1, 8)
+    assert one.folder != many.folder
+    assert {row.name for row in one.table} & {row.name for row in many.table}
+    for made in (one, many):
+        assert sorted(f.stem for f in made.folder.iterdir() if f.suffix != ".bin") == sorted(
+            ["fastest", made.chosen.program.rpartition(".")[0]]
+        )
+
+
+def test_a_remembered_answer_needs_one_graph_alone(model, images, monkeypatch):
+    first = fastest(model, images, ways=[("onnxruntime", "float32")], seconds=0.02)
+    written = []
+    original = programs.write_program
+
+    def noted(network, images, path):
+        written.append(path.stem)
+        original(network, images, path)
+
+    monkeypatch.setattr(programs, "write_program", noted)
+    second = fastest(model, images, ways=[("onnxruntime", "float32")])
+    assert written == [second.chosen.graph]
+    assert second.coverage == first.coverage
+
+
+def test_a_spent_budget_is_said(model, images):
+    made = fastest(model, images, batch=2, seconds=0.02, budget=1e-6)
+    untried = [row for row in made.table if "budget" in row.why]
+    assert any(row.is_quantised for row in untried)
+    assert not made.chosen.is_quantised
+    assert not made.chosen.why
+
+
+def test_only_the_ways_asked_for_are_tried(model, images):
+    ways = [("onnxruntime", "float32"), ("torch", "float32")]
+    made = fastest(model, images, ways=ways, seconds=0.02)
+    assert {row.way for row in made.table} == set(ways)
+    torch_alone = fastest(model, images, ways=[("torch", "float32")], seconds=0.02)
+    expected = model(images).detach().numpy()
+    np.testing.assert_allclose(torch_alone(images), expected, atol=1e-4)
+    with pytest.raises(FoveateError, match="runs from memory"):
+        torch_alone.save("nowhere")
+
+
+def test_threads_and_streams_change_no_result(model, images, tmp_path):
     write_program(model, images, tmp_path / "small.onnx")
-    program = to_openvino(tmp_path / "small.onnx")
+    expected = model(images).detach().numpy()
+    for batch, streams, threads in ((1, 1, 1), (4, 2, 0), (1, 3, 0)):
+        runtime = OpenVinoRuntime(
+            tmp_path / "small.onnx", batch=batch, streams=streams, threads=threads
+        )
+        for batch in (1, 4, 6, 7):
+            given = runtime(images[:batch].numpy())
+            np.testing.assert_allclose(given, expected[:batch], atol=1e-4)
+            runtime(images[-batch:].numpy())
+            np.testing.assert_allclose(given, expected[:batch], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def quantised(model, images, tmp_path_factory):
+    """The float OpenVINO model of the network, and its INT8 one."""
+    path = tmp_path_factory.mktemp("quantised") / "small.onnx"
+    write_program(model, images, path)
+    program = to_openvino(path)
+    return program, quantise(program, images.numpy())
+
+
+def test_layers_in_float_have_their_own_weights_and_biases(quantised, images):
+    program, int8 = quantised
     pixels = images.numpy()
-    quantised = quantise(program, pixels)
-    layers = quantised_layers(quantised)
+    layers = quantised_layers(int8)
     assert len(layers) == 3
-    expected = run(program, pixels)
-    whole = np.abs(run(quantised, pixels) - expected).max()
-    assert whole > 0
-    assert np.abs(run(in_float(quantised, layers), pixels) - expected).max() < whole
+    edited = in_float(int8, program, layers)
+    assert not quantised_layers(edited)
+    expected, whole, given = (OpenVinoRuntime(m)(pixels) for m in (program, int8, edited))
+    assert np.abs(given - expected).max() < 0.5 * np.abs(whole - expected).max()
 
-    def again(floats):
-        return quantise(program, pixels, floats=floats)
+    def biases(model):
+        ops = [op for op in model.get_ops() if op.get_type_name() == "Constant"]
+        held = [op.get_data().ravel() for op in ops]
+        return {tuple(values.tolist()) for values in held if values.size in (5, 8)}
 
-    def keeps(model):
-        return bool(np.abs(run(model, pixels) - expected).max() < whole)
+    assert biases(program) <= biases(edited)
+    assert not biases(program) <= biases(int8)
+    assert set(quantised_layers(in_float(int8, program, layers[:1]))) == set(layers[1:])
 
-    found = with_fallback(quantised, again, pixels, expected, keeps)
-    assert found is not None
-    edited, floats = found
-    assert 1 <= len(floats) <= 2
-    assert set(quantised_layers(edited)) == set(layers) - set(floats)
-    assert np.abs(run(edited, pixels) - expected).max() < whole
-    assert with_fallback(quantised, again, pixels, expected, lambda model: False) is None
+
+def test_switches_do_what_edits_do(quantised, images):
+    program, int8 = quantised
+    pixels = images.numpy()
+    layers = quantised_layers(int8)
+    switched = Switched(int8, layers, pixels.shape[1:])
+    exact = OpenVinoRuntime(program)(pixels)
+    whole = np.abs(switched(pixels, []) - OpenVinoRuntime(int8)(pixels)).max()
+    errors = [np.abs(switched(pixels, layers[:n]) - exact).max() for n in (0, 3)]
+    assert whole < 0.5 * errors[0]
+    assert errors[1] < errors[0]
+
+
+def test_fallback_stops_where_the_guard_is_kept(quantised, images):
+    program, int8 = quantised
+    pixels = images.numpy()
+    expected = OpenVinoRuntime(program)(pixels)
+    seen = []
+
+    def keeps(logits):
+        seen.append(float(np.abs(logits - expected).max()))
+        return len(seen) > 1
+
+    found = list(fallbacks(int8, pixels, expected, keeps, lambda: 60.0))
+    assert [len(names) for names in found] == [2, 3]
+    assert set(found[1]) == set(quantised_layers(int8))
+    assert not list(fallbacks(int8, pixels, expected, keeps, lambda: 0.0))
+
+
+def test_the_search_returns_layers_to_float(model, images, monkeypatch):
+    """A guard that INT8 cannot keep, and timings by which INT8 wins: a mixed program is found."""
+    expected = model(images).detach().numpy()
+
+    def score(logits):
+        return 100 - 1e3 * float(np.abs(logits - expected).max())
+
+    whole = Search(model, images, score=score, guard=100, seconds=0.02).fastest(2)
+    worst = min(row.score for row in whole.table if row.way == ("openvino", "int8"))
+    module = import_module("foveate.deploy.fastest")
+
+    def by_precision(calls, seconds, least):
+        taken = {name: 1.0 + ("int8" not in name) for name in calls}
+        return {name: Timing(each, each, each, 5) for name, each in taken.items()}
+
+    monkeypatch.setattr(module, "side_by_side", by_precision)
+    monkeypatch.setattr(module, "_pace", lambda call: 1.0)
+    guard = (100 - worst) / 2
+    made = fastest(model, images, score=score, guard=guard, batch=2, seconds=0.02)
+    kept = [row for row in made.table if row.floats]
+    assert kept
+    assert made.chosen.is_quantised
+    assert all(row.score >= 100 - guard for row in kept)
+
+
+def test_a_program_that_crashes_is_turned_away(model, images, quantised, tmp_path, monkeypatch):
+    save_openvino(quantised[1], tmp_path / "good.xml")
+    assert is_sound(tmp_path / "good.xml", "f32", (3, 16, 16))
+    (tmp_path / "bad.xml").write_text("no network")
+    assert not is_sound(tmp_path / "bad.xml", "f32", (3, 16, 16))
+    monkeypatch.setattr(programs, "is_sound", lambda *args: False)
+    made = fastest(model, images, seconds=0.02)
+    assert not made.chosen.is_quantised
+    assert {row.why for row in made.table if row.is_quantised} == {"its process crashes"}
+
+
+def test_loading_to_predict_keeps_memory(model, images, tmp_path):
+    fastest(model, images, ways=[("openvino", "float32")], seconds=0.02).save(tmp_path / "saved")
+    works = memory.keep()
+    memory.restore()
+    assert not memory.is_kept()
+    try:
+        load_fastest(tmp_path / "saved")
+        assert memory.is_kept() == works
+    finally:
+        memory.restore()
 
 
 def test_mistakes_are_said(model, images, tmp_path):
     with pytest.raises(FoveateError, match="two or more"):
         fastest(model, images[:1])
+    with pytest.raises(FoveateError, match="guard"):
+        fastest(model, images, guard=-1)
     with pytest.raises(FoveateError, match="batch 0"):
         fastest(model, images, batch=0)
     with pytest.raises(FoveateError, match="deploy the model again"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from foveate import FoveateError, load
+from foveate import FoveateError, load, memory
 from foveate.deploy import load_model
 from foveate.deploy.runtimes import FILES
 
@@ -132,3 +132,14 @@ def test_images_that_cannot_be_used_are_named(artifact, tmp_path):
 def test_unknown_format_is_said(artifact):
     with pytest.raises(FoveateError, match="choose from"):
         load(artifact.folder, format="torch.export")
+
+
+def test_loading_to_predict_keeps_memory(artifact):
+    works = memory.keep()
+    memory.restore()
+    assert not memory.is_kept()
+    try:
+        load(artifact.folder, format="torch")
+        assert memory.is_kept() == works
+    finally:
+        memory.restore()

@@ -1,5 +1,6 @@
 """Export a model to every format, and choose the fastest that is good enough."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -7,27 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from foveate.data import Dataset, Split
 from foveate.deploy import artifact
+from foveate.deploy.candidates import Candidate, Way
 from foveate.deploy.card import model_card
+from foveate.deploy.fastest import Search
 from foveate.deploy.formats import (
-    CALIBRATION_IMAGES,
+    Program,
+    save_openvino,
     to_openvino,
-    write_int8,
     write_onnx,
-    write_openvino,
     write_torch,
 )
 from foveate.deploy.images import split_input
 from foveate.deploy.parity import parity
+from foveate.deploy.programs import Programs
+from foveate.deploy.quantise import CALIBRATION_IMAGES
 from foveate.deploy.runtimes import (
     FILES,
     ExportRuntime,
     Logits,
     OpenVinoRuntime,
     TorchRuntime,
-    computes_bfloat16,
     start,
 )
 from foveate.errors import FoveateError
@@ -38,8 +42,20 @@ JUDGES = 2000
 """Images of the validation split that the guard looks at, at most."""
 CHECKS = 4
 """Images in check.npz."""
+SEARCH_BYTES = 2**28
+"""Of images that the search for the fastest programs holds and judges by, at most."""
+MANY = 32
+"""Images a call that streams are tried with."""
 FORMATS = tuple(FILES)
 """Every format that can be asked for."""
+WAY_OF: dict[str, Way] = {
+    "onnx": ("onnxruntime", "float32"),
+    "openvino": ("openvino", "float32"),
+    "openvino-bf16": ("openvino", "bfloat16"),
+    "openvino-int8": ("openvino", "int8"),
+    "openvino-int8-bf16": ("openvino", "int8-bfloat16"),
+}
+"""How each format that is no PyTorch runs."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +80,14 @@ def export(
     *,
     guard: float = 1.0,
     formats: tuple[str, ...] = FORMATS,
+    budget: float = 180.0,
+    again: bool = False,
     told: Callable[[str], None] = lambda text: None,
 ) -> Artifact:
     """Write the artifact of a model.
+
+    A format's program is the fastest of its kind that a `Search` finds: of the lean
+    graph or the plain one, and INT8 with as many layers in float as the guard asks for.
 
     Args:
         model: a trained one.
@@ -74,7 +95,9 @@ def export(
             its validation split, or on `train` where that is empty.
         folder: where the artifact goes; an older one is replaced when all is done.
         guard: points of top-1 that a format may lose against the trained model.
-        formats: which to write; `torch` always is.
+        formats: which to write; `torch` always is, others where they can run here.
+        budget: seconds for the search.
+        again: measure again what was measured on this machine in the last 30 days.
         told: called with a word on what is under way.
 
     Raises: FoveateError for an unknown format, a missing library, a full disk or a
@@ -86,7 +109,8 @@ def export(
     if not 0 <= guard <= 100:
         raise FoveateError(f"guard is {guard}: give points between 0 and 100")
     try:
-        return _export(model.eval().cpu(), data, folder, guard, formats, told)
+        options = {"guard": guard, "budget": budget, "again": again, "told": told}
+        return _export(model.eval().cpu(), data, folder, formats, options)
     except OSError as error:
         raise artifact.cannot_write(folder, error) from error
 
@@ -95,26 +119,38 @@ def _export(
     model: VisionModel,
     data: Dataset,
     folder: Path,
-    guard: float,
     formats: tuple[str, ...],
-    told: Callable[[str], None],
+    options: dict[str, Any],
 ) -> Artifact:
+    guard, told = options["guard"], options["told"]
     draft = artifact.Draft(folder)
     artifact.save(model, draft.folder)
     split_name = "val" if len(data.splits["val"]) else "train"
-    runtimes = _write_formats(model, data, draft.folder, formats, told)
+    judges = data.splits[split_name]
+    found = _write_programs(model, data.splits["train"], judges, draft.folder, formats, options)
+    runtimes = _start_all(model, found, draft.folder, formats, told)
     told("comparing formats")
-    judged = _Judged.of(runtimes, data.splits[split_name], model)
+    judged = _Judged.of(runtimes, judges, model)
     timings = _time_formats(runtimes, model.preprocess.size)
-    rows = [_row(name, draft.folder, judged, timings[name], guard) for name in runtimes]
+    rows = [
+        {
+            **_row(name, draft.folder, judged, timings[name], guard),
+            "options": _options(found.get(name)),
+        }
+        for name in runtimes
+    ]
     chosen = _choose(rows)
+    if chosen["name"].startswith("openvino"):
+        told("trying streams")
+        chosen["options"]["streams"] = _streams(chosen["name"], draft.folder, model)
     images = judged.images[:CHECKS]
     artifact.write_check(draft.folder, images, judged.logits["torch"][:CHECKS])
     facts = {
         **artifact.describe(model),
         "guard": guard,
         "formats": rows,
-        "chosen": chosen,
+        "chosen": chosen["name"],
+        "programs": {name: row.name for name, row in found.items()},
         "judged_split": split_name,
         "judged_on": len(judged.targets),
         "tolerances": {
@@ -126,44 +162,98 @@ def _export(
     (draft.folder / "README.md").write_text(model_card(facts))
     artifact.write_facts(draft.folder, facts)
     draft.publish()
-    return Artifact(folder, chosen, rows)
+    return Artifact(folder, chosen["name"], rows)
 
 
-def _write_formats(
+# ---------------------------------------------------------------- programs
+
+
+def _write_programs(
     model: VisionModel,
-    data: Dataset,
+    train: Split,
+    judges: Split,
+    folder: Path,
+    formats: tuple[str, ...],
+    options: dict[str, Any],
+) -> dict[str, Candidate]:
+    """Write the fastest program of each format that is found by a search; say what each is."""
+    asked = {name: WAY_OF[name] for name in formats if name in WAY_OF}
+    if not asked:
+        return {}
+    indices = _evenly(judges, min(JUDGES, SEARCH_BYTES // (12 * model.preprocess.size**2)))
+    search = Search(
+        Program(model).eval(),
+        split_input(judges, indices, model.preprocess),
+        targets=judges.targets[indices],
+        calibration=split_input(train, _evenly(train, CALIBRATION_IMAGES), model.preprocess),
+        ways=asked.values(),
+        seconds=0.4,
+        **options,
+    )
+    table = [row for row in search.table()[0] if row.milliseconds is not None]
+    found: dict[str, Candidate] = {}
+    for file in dict.fromkeys(FILES[name][0] for name in asked):
+        sharing = {way: name for name, way in asked.items() if FILES[name][0] == file}
+        rows = [row for row in table if row.way in sharing]
+        if not rows and "int8" not in file:  # too slow to be looked at further, but asked for
+            rows = [Candidate(search.programs.graphs[0], *way) for way in sharing]
+        if rows:  # one program serves all formats that share the file
+            program = rows[0].program
+            _write(search.programs, rows[0], folder / file)
+            for row in reversed(rows):
+                if row.program == program and row.streams == 1:
+                    found[sharing[row.way]] = row
+    return {name: found[name] for name in asked if name in found}
+
+
+def _write(programs: Programs, row: Candidate, path: Path) -> None:
+    """Put the program of a candidate at a path."""
+    if path.suffix == ".onnx" or row.is_quantised:
+        source = programs.path(row)
+        for file in source.parent.glob(f"{source.stem}.*"):
+            shutil.copy(file, path.with_suffix(file.suffix))
+    else:
+        save_openvino(programs.float32(row.graph), path)
+
+
+def _start_all(
+    model: VisionModel,
+    found: dict[str, Candidate],
     folder: Path,
     formats: tuple[str, ...],
     told: Callable[[str], None],
 ) -> dict[str, Logits]:
-    """Write each format's files; give each one's runtime, the trained model's first."""
-    runtimes: dict[str, Logits] = {"torch": TorchRuntime(model)}
+    """Each format's runtime, the trained model's first."""
+    runtimes: dict[str, Logits] = {"torch": TorchRuntime(Program(model))}
     if "torch.export" in formats:
         told("writing torch.export")
         runtimes["torch.export"] = ExportRuntime(write_torch(model, folder / "model.pt2"))
-    rest = [name for name in formats if name not in ("torch", "torch.export")]
-    if not rest:
-        return runtimes
-    told("writing ONNX")
-    write_onnx(model, folder / "model.onnx")
-    if any(name.startswith("openvino") for name in rest):
-        told("writing OpenVINO")
-        float_model = write_openvino(folder / "model.onnx", folder / "model.xml")
-        if "openvino-int8" in rest:
-            told("quantising to INT8")
-            images = _calibration_images(data.splits["train"], model)
-            write_int8(float_model, images, folder / "model-int8.xml")
-    for name in rest:
-        if name != "openvino-bf16" or computes_bfloat16():
-            runtimes[name] = start(name, folder, model)
+    for name, row in found.items():
+        runtimes[name] = start(name, folder, model, threads=row.threads)
     return runtimes
 
 
-def _calibration_images(split: Split, model: VisionModel) -> np.ndarray:
-    """Training images evenly taken from the split."""
-    n = min(CALIBRATION_IMAGES, len(split))
-    indices = np.linspace(0, len(split) - 1, n).astype(np.int64)
-    return split_input(split, indices, model.preprocess)
+def _options(row: Candidate | None) -> dict[str, int]:
+    """What `start` is told of a format's program."""
+    return {"threads": row.threads} if row else {}
+
+
+def _evenly(split: Split, most: int) -> np.ndarray:
+    """Indices of so many images at most, evenly taken from a split."""
+    return np.linspace(0, len(split) - 1, min(most, len(split))).astype(np.int64)
+
+
+def _streams(name: str, folder: Path, model: VisionModel) -> int:
+    """Into how many parts OpenVINO should take a batch of many images."""
+    size, most = model.preprocess.size, torch.get_num_threads()
+    images = np.random.default_rng(0).random((MANY, 3, size, size), dtype=np.float32)
+    counts = sorted({1, 2, most}) if most > 1 else [1]
+    calls = {n: partial(start(name, folder, model, streams=n), images) for n in counts}
+    times = side_by_side({str(n): call for n, call in calls.items()}, seconds=0.3)
+    return min(counts, key=lambda n: times[str(n)].median)
+
+
+# ---------------------------------------------------------------- comparing
 
 
 @dataclass(frozen=True)
@@ -176,11 +266,10 @@ class _Judged:
 
     @classmethod
     def of(cls, runtimes: dict[str, Logits], split: Split, model: VisionModel) -> "_Judged":
-        n = min(JUDGES, len(split))
-        indices = np.linspace(0, len(split) - 1, n).astype(np.int64)
+        indices = _evenly(split, JUDGES)
         some = split_input(split, indices[: max(CHECKS, 1)], model.preprocess)
         logits: dict[str, list[np.ndarray]] = {name: [] for name in runtimes}
-        for part in np.array_split(indices, max(1, n // 64)):
+        for part in np.array_split(indices, max(1, len(indices) // 64)):
             images = split_input(split, part, model.preprocess)
             for name, runtime in runtimes.items():
                 logits[name].append(runtime(images))
@@ -212,12 +301,12 @@ def _row(name: str, folder: Path, judged: _Judged, latency: Timing, guard: float
     }
 
 
-def _choose(rows: list[dict[str, Any]]) -> str:
+def _choose(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Mark the fastest that passed and can be started from its files."""
     able = [row for row in rows if row["passed"] and row["name"] != "torch.export"]
     best = min(able, key=lambda row: row["latency_ms"]["median"])
     best["chosen"] = True
-    return best["name"]
+    return best
 
 
 def _tolerance(expected: np.ndarray, given: np.ndarray) -> float:
@@ -243,6 +332,6 @@ def latency(model: VisionModel, seconds: float = 0.5) -> Timing:
             write_onnx(model, path)
             runtime: Logits = OpenVinoRuntime(to_openvino(path))
     except FoveateError:
-        runtime = TorchRuntime(model)
+        runtime = TorchRuntime(Program(model))
     image = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
     return timing(partial(runtime, image), seconds=seconds)

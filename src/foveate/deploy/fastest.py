@@ -2,17 +2,14 @@
 
 First the graph becomes lean: norms, branches and identities merge, maps stay
 maps. Then each runtime and precision that is at hand computes it, the accuracy
-of each is looked at, and those that keep the guard are timed in turns.
+of each is looked at, and those that keep the guard are timed in turns. Float
+comes first, and nothing is worked at that cannot become faster than what is there.
 """
 
-import json
-import shutil
-import tempfile
-import weakref
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,132 +17,48 @@ import torch
 from torch import Tensor, nn
 
 from foveate.deploy import remembered
-from foveate.deploy.formats import to_openvino, write_program
+from foveate.deploy.candidates import WAYS, Candidate, Way
+from foveate.deploy.deployed import Deployed
+from foveate.deploy.fallback import fallbacks
 from foveate.deploy.parity import parity
-from foveate.deploy.quantise import has_attention, quantise, run, with_fallback
-from foveate.deploy.runtimes import Logits, OnnxRuntime, OpenVinoRuntime, computes_bfloat16
-from foveate.errors import FoveateError, require
-from foveate.measure import machine, side_by_side
-from foveate.surgery.lean import largest_error, lean
+from foveate.deploy.programs import Programs
+from foveate.deploy.quantise import CALIBRATION_IMAGES
+from foveate.deploy.runtimes import Logits, computes_bfloat16
+from foveate.errors import FoveateError
+from foveate.measure import Timing, machine, side_by_side
 
-CALIBRATION_IMAGES = 300
 JUDGE_BATCH = 16
-PROVEN = 1e-3
-"""Largest error of a lean graph that counts as rounding, against the largest output."""
+LEADERS = 3
+"""Candidates that are timed longer, and with fewer threads or more streams."""
+HOPELESS = 3.0
+"""A candidate that is so many times slower at a first look is looked at no further."""
+NEAR = 1.5
+"""Candidates within so many times the fastest's first look are timed in turns."""
+FALLBACK_SECONDS = 60.0
+"""Spent at most on finding the layers that must stay in float."""
 
 Score = Callable[[np.ndarray], float]
 """Accuracy in points of 100 of logits (N, K) of the judged images, in order."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One way of running a network, and how it did.
-
-    Attributes:
-        graph: `maps` (merged, channels first), `merged`, or `plain` as it came.
-        runtime: `openvino` or `onnxruntime`.
-        precision: `float32`, `bfloat16`, `int8`, or `int8-bfloat16` where what is
-            not quantised computes in bfloat16.
-        streams: parts of a batch that are computed at the same time.
-        gentle: what attention needs stays in float.
-        floats: layers of an INT8 program that compute in float.
-        score: points of accuracy.
-        error: largest error of the logits, against the largest logit.
-        milliseconds: a batch; its bounds are `low` and `high`.
-        why: why it may not be chosen, or "".
-    """
-
-    graph: str
-    runtime: str
-    precision: str
-    streams: int = 1
-    gentle: bool = False
-    floats: tuple[str, ...] = ()
-    score: float = 0.0
-    error: float = 0.0
-    milliseconds: float | None = None
-    low: float | None = None
-    high: float | None = None
-    why: str = ""
-
-    @property
-    def name(self) -> str:
-        streams = f", {self.streams} streams" if self.streams > 1 else ""
-        floats = f", {len(self.floats)} layers in float" if self.floats else ""
-        return f"{self.runtime} {self.precision}{streams}{floats}, {self.graph} graph"
-
-    @property
-    def program(self) -> str:
-        """Name of the file that it runs."""
-        return f"{self.graph}-int8.xml" if "int8" in self.precision else f"{self.graph}.onnx"
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """A network as it runs fastest here.
-
-    Attributes:
-        folder: with the chosen program alone; gone with this object, unless `save`d.
-        chosen: how it runs.
-        table: every candidate, the fastest first.
-        coverage: what was done to the graph: (part, change) pairs.
-        batch: images a call that it is made for; others are possible.
-    """
-
-    folder: Path
-    chosen: Candidate
-    table: list[Candidate]
-    coverage: list[tuple[str, str]]
-    batch: int
-    runtime: Logits
-
-    def __call__(self, images: np.ndarray | Tensor) -> np.ndarray:
-        """Outputs float32 (B, ...) of inputs (B, C, H, W), as the network takes them."""
-        if isinstance(images, Tensor):
-            images = images.detach().cpu().numpy()
-        return self.runtime(images)
-
-    def save(self, folder: str | Path) -> None:
-        """Copy the program and what says how to run it. Raises: FoveateError."""
-        try:
-            shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        except OSError as error:
-            raise FoveateError(
-                f"cannot write the program to {folder} ({error}): make room or give another folder"
-            ) from error
-
-
-def load_fastest(folder: str | Path) -> Deployed:
-    """What `Deployed.save` wrote. Raises: FoveateError if it is damaged or cannot be run here."""
-    folder = Path(folder)
-    try:
-        facts = json.loads((folder / "fastest.json").read_text("utf-8"))
-        table = [_candidate(row) for row in facts["table"]]
-        chosen = _candidate(facts["chosen"])
-        coverage = [(part, change) for part, change in facts["coverage"]]
-        runtime = _start(chosen, folder, facts["batch"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise FoveateError(
-            f"{folder} holds no program that runs here ({first}): deploy the model again"
-        ) from error
-    return Deployed(folder, chosen, table, coverage, facts["batch"], runtime)
-
-
 def fastest(
-    model: nn.Module,
-    images: Tensor | np.ndarray,
-    *,
-    targets: np.ndarray | None = None,
-    score: Score | None = None,
-    calibration: Tensor | np.ndarray | None = None,
-    batch: int = 1,
-    guard: float = 1.0,
-    seconds: float = 1.0,
-    again: bool = False,
-    told: Callable[[str], None] = lambda text: None,
+    model: nn.Module, images: Tensor | np.ndarray, *, batch: int = 1, **options: Any
 ) -> Deployed:
     """Find the fastest way to run a trained network on this machine.
+
+    Args:
+        model: any torch network that maps one batch of images to one tensor.
+        images: to judge on, (N, C, H, W), as the network takes them; N at least 2.
+        batch: images a call.
+        options: as `Search` takes them, which serves several batch sizes at once.
+
+    Raises: FoveateError if the images do not fit, or a library is missing.
+    """
+    return Search(model, images, **options).fastest(batch)
+
+
+class Search:
+    """Programs of a network and how accurate they are, found once; times for each batch size.
 
     Args:
         model: any torch network that maps one batch of images to one tensor.
@@ -154,226 +67,302 @@ def fastest(
             of images that get the class that the float network gives.
         score: another judge of logits; what it leads to is not remembered.
         calibration: for INT8; by default the first of `images`.
-        batch: images a call.
         guard: points of accuracy that may be lost.
+        ways: (runtime, precision) pairs to look among.
         seconds: of timing for each candidate.
+        budget: seconds for all of it; what there was no time for stands in the table,
+            with the reason. A step that has begun is finished.
         again: measure again what was measured on this machine in the last 30 days.
         told: called with a word on what is under way.
 
-    Raises: FoveateError if the images do not fit, or a library is missing.
+    Attributes:
+        programs: of the candidates.
+
+    Raises: FoveateError if the images do not fit.
     """
-    images, calibration = _checked(images, calibration, batch, guard)
-    model = model.eval().cpu()
-    made = _Making(model, images, calibration, Path(tempfile.mkdtemp(prefix="foveate-")), told)
-    classes = None if targets is None else [int(target) for target in targets]
-    pixels = [float(images.sum()), float(calibration.sum())]
-    asked = {"batch": batch, "guard": guard, "classes": classes, "pixels": pixels}
-    question = remembered.key(model, **asked)
-    known = None if again or score else remembered.recall(question)
-    if known is None:
-        judge = score or (None if targets is None else partial(_hits, targets))
-        table = _measured(made, judge, batch, guard, seconds)
-        known = {"table": [asdict(row) for row in table], "machine": machine()}
-        if score is None:
-            remembered.remember(question, known)
-    table = [_candidate(row) for row in known["table"]]
-    chosen = table[0]
-    made.program(chosen)
-    made.keep(chosen)
-    facts = {**known, "chosen": asdict(chosen), "coverage": made.coverage, "batch": batch}
-    (made.folder / "fastest.json").write_text(json.dumps(facts, indent=1), "utf-8")
-    runtime = _start(chosen, made.folder, batch)
-    deployed = Deployed(made.folder, chosen, table, made.coverage, batch, runtime)
-    weakref.finalize(deployed, shutil.rmtree, made.folder, ignore_errors=True)
-    return deployed
-
-
-# ---------------------------------------------------------------- programs
-
-
-class _Making:
-    """The programs of candidates, each written when it is first asked for."""
 
     def __init__(
         self,
         model: nn.Module,
-        images: np.ndarray,
-        calibration: np.ndarray,
-        folder: Path,
-        told: Callable[[str], None],
+        images: Tensor | np.ndarray,
+        *,
+        targets: np.ndarray | None = None,
+        score: Score | None = None,
+        calibration: Tensor | np.ndarray | None = None,
+        guard: float = 1.0,
+        ways: Collection[Way] = WAYS,
+        seconds: float = 1.0,
+        budget: float = 180.0,
+        again: bool = False,
+        told: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.model = model
-        self.images = images
-        self.calibration = calibration
-        self.folder = folder
-        self.told = told
-        self.coverage: list[tuple[str, str]] = []
-        self._floats: dict[str, Any] = {}
+        self._images, calibration = _checked(images, calibration, guard)
+        self._model = model.eval().cpu()
+        self.programs = Programs(self._model, self._images, calibration, told)
+        self._ways = [way for way in WAYS if way in ways]
+        self._own_score = score
+        self._targets = targets
+        self._guard = guard
+        self._seconds = seconds
+        self._again = again
+        self._told = told
+        self._asked = {
+            "guard": guard,
+            "ways": self._ways,
+            "classes": None if targets is None else [int(target) for target in targets],
+            "pixels": [float(self._images.sum()), float(calibration.sum())],
+        }
+        self._left = _Left(budget)
+        self._judged: dict[Candidate, Candidate] = {}
+        self._step = 0.0  # seconds that the longest quantisation took
+        self._pace = float("inf")  # seconds of the fastest candidate at a first look
 
-    def graphs(self) -> list[str]:
-        """Which graphs of the network there are: the leanest that is proven, and the plain one."""
-        lean_one = self._lean("maps", rewrite_maps=True) or self._lean("merged", rewrite_maps=False)
-        self._write("plain", self.model)
-        return [lean_one, "plain"] if lean_one else ["plain"]
+    def fastest(self, batch: int = 1) -> Deployed:
+        """The fastest way for so many images a call. Raises: FoveateError."""
+        table, known = self.table(batch)
+        if table[0].why:
+            raise FoveateError(
+                f"no way keeps the guard ({table[0].name} {table[0].why}): let float32 be among "
+                "the ways"
+            )
+        return Deployed.of(self.programs, table, known, batch)
 
-    def _lean(self, name: str, rewrite_maps: bool) -> str | None:
-        """Write one lean graph; its name if it computes what the network does."""
-        pair = torch.from_numpy(self.images[:2])
-        try:
-            graph, changes = lean(self.model, pair, rewrite_maps=rewrite_maps)
-        except FoveateError as error:
-            self.coverage = [("the network", str(error))]
-            return None
-        error = largest_error(self.model, graph, pair)
-        if error > PROVEN:
-            self.coverage = [("the network", f"left as it came: {name} is {error:.1e} off")]
-            return None
-        self._write(name, graph)
-        self.coverage = [(line.name, line.why) for line in changes]
-        return name
+    def table(self, batch: int = 1) -> tuple[list[Candidate], dict[str, Any]]:
+        """Every candidate with its figures for so many images a call, and what is kept of them.
 
-    def _write(self, name: str, graph: nn.Module) -> None:
-        self.told(f"writing the {name} graph")
-        write_program(graph, torch.from_numpy(self.images[:2]), self.folder / f"{name}.onnx")
+        Those that keep the guard come first, the fastest first.
+        """
+        if batch < 1:
+            raise FoveateError(f"batch {batch} makes no sense: give 1 or more")
+        question = remembered.key(self._model, batch=batch, **self._asked)
+        known = None if self._again or self._own_score else remembered.recall(question)
+        if known is None:
+            with self._left:
+                rows = self._measured(batch)
+            known = {
+                "table": [asdict(row) for row in rows],
+                "coverage": self.programs.coverage,
+                "machine": machine(),
+            }
+            if self._own_score is None:
+                remembered.remember(question, known)
+        return [Candidate.of(row) for row in known["table"]], known
 
-    def program(self, candidate: Candidate) -> None:
-        """Write the file of a candidate, if it is not there."""
-        if not (self.folder / f"{candidate.graph}.onnx").exists():
-            self.graphs()
-        if "int8" in candidate.precision and not (self.folder / candidate.program).exists():
-            self.save(candidate.graph, self.int8(candidate))
+    # ------------------------------------------------------------ the search
 
-    def float32(self, graph: str) -> Any:
-        if graph not in self._floats:
-            self._floats[graph] = to_openvino(self.folder / f"{graph}.onnx")
-        return self._floats[graph]
+    def _measured(self, batch: int) -> list[Candidate]:
+        graphs = self.programs.graphs
+        brief = self._seconds / 4
+        floats = [self._judge(row) for graph in graphs for row in self._floats_of(graph)]
+        once = self._time([row for row in floats if not row.why], batch, brief)
+        int8, untried = [], []
+        for graph in sorted(graphs, key=lambda graph: _best(once, graph)):
+            found, missed = self._int8_of(graph)
+            int8 += found
+            untried += missed
+        once += self._time([row for row in int8 if not row.why], batch, brief)
+        failed = [row for row in int8 if row.why and row.error]
+        failed = self._time(failed, batch, brief)
+        if failed and _best(failed) < _best(once):
+            self._told("returning layers to float")
+            once += self._time(self._mixed(min(failed, key=_speed)), batch, brief)
+        once.sort(key=_speed)
+        final, missed = self._final(once[:LEADERS], batch)
+        unheard = [row for row in floats + int8 if row.why and not row.error]
+        away = [row for row in floats if row.why and row.error] + failed
+        return [*final, *once[LEADERS:], *away, *unheard, *untried, *missed]
 
-    def int8(self, row: Candidate) -> Any:
-        """The INT8 model of a candidate."""
-        self.told(f"quantising the {row.graph} graph")
-        model = self.float32(row.graph)
-        return quantise(model, self.calibration, is_transformer=row.gentle, floats=row.floats)
+    def _floats_of(self, graph: str) -> list[Candidate]:
+        """The ways of a graph that quantise nothing; PyTorch takes the network as it comes."""
+        rows = [Candidate(graph, *way) for way in self._possible() if "int8" not in way[1]]
+        return [row for row in rows if row.runtime != "torch" or graph == "plain"]
 
-    def save(self, graph: str, quantised: Any) -> None:
-        openvino = require("openvino", "deploy")
-        path = self.folder / f"{graph}-int8.xml"
-        openvino.save_model(quantised, path, compress_to_fp16=False)
+    def _int8_of(self, graph: str) -> tuple[list[Candidate], list[Candidate]]:
+        """The INT8 candidates of a graph, judged, and those that there was no time for.
 
-    def keep(self, chosen: Candidate) -> None:
-        """Take away every file but the chosen program's."""
-        stem = Path(chosen.program).stem
-        for file in self.folder.iterdir():
-            if file.stem != stem:
-                file.unlink()
+        Attention stays in float where nothing keeps the guard otherwise.
+        """
+        ways = [way for way in self._possible() if "int8" in way[1]]
+        found: list[Candidate] = []
+        for gentle in (False, True) if ways else ():
+            rows = [Candidate(graph, *way, gentle=gentle) for way in ways]
+            if not all(row in self._judged for row in rows):
+                if self._left() < self._step:
+                    return found, [replace(row, why=self._no_time()) for row in rows]
+                start = time.perf_counter()
+                self.programs.int8(graph, gentle)
+                self._step = max(self._step, time.perf_counter() - start)
+            found += [self._judge(row) for row in rows]
+            if not all(row.why for row in found) or not self.programs.has_attention(graph):
+                break
+        return found, []
 
-
-def _start(candidate: Candidate, folder: Path, batch: int) -> Logits:
-    path = folder / candidate.program
-    if candidate.runtime == "onnxruntime":
-        return OnnxRuntime(path)
-    precision = "bf16" if "bfloat16" in candidate.precision else "f32"
-    return OpenVinoRuntime(path, precision, batch=batch, streams=candidate.streams)
-
-
-# ---------------------------------------------------------------- measuring
-
-
-def _measured(
-    made: _Making, score: Score | None, batch: int, guard: float, seconds: float
-) -> list[Candidate]:
-    """Every candidate with its figures: those that keep the guard first, the fastest first."""
-    graphs = made.graphs()
-    expected = run(made.float32(graphs[0]), made.images)
-    score = score or partial(_hits, expected.argmax(1))
-    least = score(expected) - guard - 1e-9
-    rows = []
-    for graph in graphs:
-        rows += _judged(made, graph, expected, score, least)
-    made.told("timing")
-    able = [row for row in rows if not row.why]
-    once = _timed(able, made, batch, seconds / 4)
-    leaders = sorted(once, key=lambda row: row.milliseconds or 0)[:3]
-    split = [replace(row, streams=2) for row in leaders if row.runtime == "openvino"]
-    finalists = leaders + (split if batch % 2 == 0 else [])
-    final = _timed(finalists, made, batch, seconds)
-    rest = [row for row in once if row not in leaders]
-    final.sort(key=lambda row: row.milliseconds or 0)
-    rest.sort(key=lambda row: row.milliseconds or 0)
-    return final + rest + [row for row in rows if row.why]
-
-
-def _judged(
-    made: _Making, graph: str, expected: np.ndarray, score: Score, least: float
-) -> list[Candidate]:
-    """The candidates of one graph, with accuracy; INT8 with as many float layers as it takes."""
-    rows = [Candidate(graph, "onnxruntime", "float32"), Candidate(graph, "openvino", "float32")]
-    if computes_bfloat16():
-        rows.append(Candidate(graph, "openvino", "bfloat16"))
-
-    def keeps(model: Any) -> bool:
-        return score(run(model, made.images)) >= least
-
-    row = Candidate(graph, "openvino", "int8")
-    quantised = made.int8(row)
-    if not keeps(quantised) and has_attention(made.float32(graph)):
-        row = replace(row, gentle=True)
-        quantised = made.int8(row)
-    if not keeps(quantised):
-        made.told("returning layers to float")
-
-        def again(floats: list[str]) -> Any:
-            return made.int8(replace(row, floats=tuple(floats)))
-
-        found = with_fallback(quantised, again, made.images, expected, keeps)
-        if found is not None:
-            quantised, row = found[0], replace(row, floats=tuple(found[1]))
-    made.save(graph, quantised)
-    rows.append(row)
-    if computes_bfloat16():
-        rows.append(replace(row, precision="int8-bfloat16"))
-    return [_scored(row, made, expected, score, least) for row in rows]
-
-
-def _scored(
-    row: Candidate, made: _Making, expected: np.ndarray, score: Score, least: float
-) -> Candidate:
-    runtime = _start(row, made.folder, JUDGE_BATCH)
-    parts = range(0, len(made.images), JUDGE_BATCH)
-    logits = np.concatenate([runtime(made.images[i : i + JUDGE_BATCH]) for i in parts])
-    points = score(logits)
-    error = parity(expected, logits).max_error / max(float(np.abs(expected).max()), 1e-12)
-    why = "" if points >= least else f"scores {points:.1f}, less than {least:.1f}"
-    return replace(row, score=points, error=error, why=why)
-
-
-def _timed(rows: list[Candidate], made: _Making, batch: int, seconds: float) -> list[Candidate]:
-    """Rows with their times for one batch, measured in turns."""
-    repeats = -(-batch // len(made.images))
-    images = np.concatenate([made.images] * repeats)[:batch]
-    calls = {row.name: partial(_start(row, made.folder, batch), images) for row in rows}
-    times = {name: t.milliseconds() for name, t in side_by_side(calls, seconds=seconds).items()}
-    return [
-        replace(
-            row,
-            milliseconds=times[row.name]["median"],
-            low=times[row.name]["low"],
-            high=times[row.name]["high"],
+    def _mixed(self, first: Candidate) -> list[Candidate]:
+        """An INT8 candidate with as many layers in float as it takes to keep the guard."""
+        known = [row for row in self._judged.values() if row.floats and row.graph == first.graph]
+        if known:
+            return [row for row in known if not row.why]
+        quantised = self.programs.int8(first.graph, first.gentle)
+        end = time.perf_counter() + min(FALLBACK_SECONDS, self._left())
+        found = fallbacks(
+            quantised,
+            self._images,
+            self._expected,
+            lambda logits: self._score(logits) >= self._least,
+            lambda: end - time.perf_counter(),
         )
-        for row in rows
-    ]
+        for floats in found:
+            rows = [
+                self._judge(Candidate(first.graph, *way, gentle=first.gentle, floats=tuple(floats)))
+                for way in self._possible()
+                if "int8" in way[1]
+            ]
+            if not all(row.why for row in rows):
+                return [row for row in rows if not row.why]
+        return []
+
+    def _final(
+        self, leaders: list[Candidate], batch: int
+    ) -> tuple[list[Candidate], list[Candidate]]:
+        """The leaders timed again, with fewer threads and more streams beside them."""
+        more = [] if torch.get_num_threads() == 1 else _variants(leaders, batch)
+        if self._left() < self._seconds * (len(leaders) + len(more)):
+            return leaders, [replace(row, milliseconds=None, why=self._no_time()) for row in more]
+        self._told("timing")
+        return sorted(self._time(leaders + more, batch, self._seconds), key=_speed), []
+
+    # ------------------------------------------------------------ one candidate
+
+    def _judge(self, row: Candidate) -> Candidate:
+        """A candidate with its accuracy."""
+        if row not in self._judged:
+            self._judged[row] = self._looked_at(row)
+        return self._judged[row]
+
+    def _looked_at(self, row: Candidate) -> Candidate:
+        if not self.programs.is_sound(row):
+            return replace(row, why="its process crashes")
+        runtime = self.programs.start(row, JUDGE_BATCH)
+        pace = _pace(partial(runtime, self._images[:JUDGE_BATCH]))
+        self._pace = min(self._pace, pace)
+        if pace > max(HOPELESS * self._pace, 0.02):
+            return replace(row, why=f"{pace / self._pace:.0f} times as slow at a first look")
+        logits = _in_parts(runtime, self._images)
+        points = self._score(logits)
+        largest = max(float(np.abs(self._expected).max()), 1e-12)
+        error = parity(self._expected, logits).max_error / largest
+        keeps = points >= self._least
+        why = "" if keeps else f"scores {points:.1f}, less than {self._least:.1f}"
+        return replace(row, score=points, error=error, why=why)
+
+    def _time(self, rows: list[Candidate], batch: int, seconds: float) -> list[Candidate]:
+        """Candidates with their times for one batch: by a look, then the near ones in turns."""
+        if not rows:
+            return []
+        repeats = -(-batch // len(self._images))
+        images = np.concatenate([self._images] * repeats)[:batch]
+        calls = {row: partial(self.programs.start(row, batch), images) for row in rows}
+        looks = {row: _pace(call) for row, call in calls.items()}
+        near = {row: call for row, call in calls.items() if looks[row] < NEAR * min(looks.values())}
+        times = side_by_side(
+            {row.name: call for row, call in near.items()}, seconds=seconds, least=4
+        )
+        timed = []
+        for row in rows:
+            if row in near:
+                timed.append(replace(row, **_figures(times[row.name])))
+            else:
+                timed.append(replace(row, milliseconds=1e3 * looks[row]))
+        return timed
+
+    # ------------------------------------------------------------ what is judged by
+
+    def _possible(self) -> list[Way]:
+        """The ways that this processor has."""
+        return [way for way in self._ways if "bfloat16" not in way[1] or computes_bfloat16()]
+
+    @cached_property
+    def _expected(self) -> np.ndarray:
+        with torch.inference_mode():
+            return _in_parts(lambda part: self._model(torch.from_numpy(part)).numpy(), self._images)
+
+    @cached_property
+    def _score(self) -> Score:
+        targets = self._expected.argmax(1) if self._targets is None else self._targets
+        return self._own_score or partial(_hits, targets)
+
+    @cached_property
+    def _least(self) -> float:
+        return self._score(self._expected) - self._guard - 1e-9
+
+    def _no_time(self) -> str:
+        return f"not tried: the budget of {self._left.budget:g} seconds was spent"
 
 
-# ---------------------------------------------------------------- what is asked
+class _Left:
+    """Seconds left of a budget, which only runs within a `with`."""
+
+    def __init__(self, budget: float) -> None:
+        self.budget = budget
+        self._left = budget
+        self._since: float | None = None
+
+    def __call__(self) -> float:
+        return self._left - (time.perf_counter() - self._since if self._since else 0)
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *raised: object) -> None:
+        self._left, self._since = self(), None
+
+
+def _variants(leaders: list[Candidate], batch: int) -> list[Candidate]:
+    """Leaders with one thread for one image, with streams for batches that these divide."""
+    if batch == 1:
+        return [replace(row, threads=1) for row in leaders if row.runtime != "torch"]
+    counts = {count for count in (2, torch.get_num_threads()) if batch % count == 0}
+    split = [row for row in leaders if row.runtime == "openvino"]
+    return [replace(row, streams=count) for row in split for count in sorted(counts)]
+
+
+def _speed(row: Candidate) -> float:
+    return float("inf") if row.milliseconds is None else row.milliseconds
+
+
+def _best(rows: list[Candidate], graph: str | None = None) -> float:
+    """Milliseconds of the fastest, of one graph or of all."""
+    return min((_speed(row) for row in rows if graph in (None, row.graph)), default=float("inf"))
+
+
+def _in_parts(network: Logits, images: np.ndarray) -> np.ndarray:
+    parts = range(0, len(images), JUDGE_BATCH)
+    return np.concatenate([network(images[i : i + JUDGE_BATCH]) for i in parts])
+
+
+def _pace(call: Callable[[], Any]) -> float:
+    """Seconds of a call that is not the first."""
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _figures(timing: Timing) -> dict[str, float]:
+    figures = timing.milliseconds()
+    return {"milliseconds": figures["median"], "low": figures["low"], "high": figures["high"]}
+
+
+def _hits(targets: np.ndarray, logits: np.ndarray) -> float:
+    """Percent of images that get their class."""
+    return 100 * float((logits.argmax(1) == targets).mean())
 
 
 def _checked(
-    images: Tensor | np.ndarray, calibration: Tensor | np.ndarray | None, batch: int, guard: float
+    images: Tensor | np.ndarray, calibration: Tensor | np.ndarray | None, guard: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    if batch < 1 or not 0 <= guard <= 100:
-        raise FoveateError(
-            f"batch {batch} and guard {guard:g} make no sense: give a batch of 1 or more and a "
-            "guard of 0 to 100 points"
-        )
+    if not 0 <= guard <= 100:
+        raise FoveateError(f"guard {guard:g} makes no sense: give 0 to 100 points")
     arrays = [
         np.ascontiguousarray(g.numpy(force=True) if isinstance(g, Tensor) else g, np.float32)
         for g in (images, images if calibration is None else calibration)
@@ -384,12 +373,3 @@ def _checked(
             "(N, C, H, W)"
         )
     return arrays[0], arrays[1][:CALIBRATION_IMAGES]
-
-
-def _hits(targets: np.ndarray, logits: np.ndarray) -> float:
-    """Percent of images that get their class."""
-    return 100 * float((logits.argmax(1) == targets).mean())
-
-
-def _candidate(row: dict[str, Any]) -> Candidate:
-    return Candidate(**{**row, "floats": tuple(row["floats"])})

@@ -8,11 +8,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foveate.deploy.quantise import quantise
 from foveate.deploy.quiet import quiet
 from foveate.errors import FoveateError, require
 from foveate.ops.merge import is_mergeable, merge
@@ -20,7 +18,6 @@ from foveate.surgery.lean import lean
 from foveate.vision import VisionModel
 
 OPSET = 18
-CALIBRATION_IMAGES = 300
 
 
 class Program(nn.Module):
@@ -64,15 +61,15 @@ def write_onnx(model: VisionModel, path: Path) -> None:
     """An ONNX model in its leanest form, with a dynamic batch. Raises: FoveateError."""
     size = model.preprocess.size
     images = torch.rand(2, 3, size, size)
-    write_program(leanest(Program(model, merged=True).eval(), images), images, path)
+    write_program(leanest(Program(model).eval(), images), images, path)
 
 
 def leanest(program: nn.Module, images: Tensor) -> nn.Module:
-    """The leanest form of a network where its graph can be captured, or else itself."""
+    """The leanest form of a network; where its graph cannot be captured, with merged branches."""
     try:
         return lean(program, images)[0]
     except FoveateError:
-        return program
+        return merge(copy.deepcopy(program))
 
 
 def write_program(program: nn.Module, images: Tensor, path: Path) -> None:
@@ -109,21 +106,6 @@ def to_openvino(onnx_path: Path) -> Any:
         return openvino.convert_model(onnx_path)
 
 
-def write_openvino(onnx_path: Path, path: Path) -> Any:
-    """An OpenVINO model in float32."""
-    openvino = require("openvino", "deploy")
-    model = to_openvino(onnx_path)
-    openvino.save_model(model, path, compress_to_fp16=False)
-    return model
-
-
-def write_int8(model: Any, images: np.ndarray, path: Path) -> None:
-    """An OpenVINO model quantised to INT8.
-
-    Args:
-        model: the float OpenVINO model; left as it is.
-        images: training images to calibrate on, float32 (N, 3, S, S) in [0, 1].
-        path: of the .xml to write.
-    """
-    openvino = require("openvino", "deploy")
-    openvino.save_model(quantise(model, images), path, compress_to_fp16=False)
+def save_openvino(model: Any, path: Path) -> None:
+    """Write an OpenVINO model as .xml and .bin, its weights as they are."""
+    require("openvino", "deploy").save_model(model, path, compress_to_fp16=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from foveate import memory
 from foveate.data import Split
 from foveate.deploy import artifact
 from foveate.deploy.images import split_input, to_input
@@ -100,6 +101,8 @@ class Predictor:
 def load(folder: str | Path, *, format: str | None = None) -> Predictor:
     """Load an artifact, and check that it computes what it did when it was written.
 
+    From then on the process keeps the memory of large activations (`foveate.memory`).
+
     Args:
         folder: as `foveate fit` or `export` wrote it.
         format: the exported form to run; by default the one that was chosen,
@@ -116,11 +119,13 @@ def load(folder: str | Path, *, format: str | None = None) -> Predictor:
         raise FoveateError(
             f"{folder} cannot be run as {format!r}: choose from {', '.join(known) or 'torch'}"
         )
+    options = {row["name"]: row.get("options", {}) for row in facts.get("formats", [])}
     model = artifact.load_model(folder)
+    memory.keep()
     for name in names:
         artifact.verify(folder, facts, FILES[name])
         try:
-            runtime = start(name, folder, model)
+            runtime = start(name, folder, model, **options.get(name, {}))
         except FoveateError as error:
             if format:
                 raise

@@ -1,0 +1,105 @@
+"""The ways of running a network: which there are, how each is called, and starting one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foveate.deploy.runtimes import Logits, OnnxRuntime, OpenVinoRuntime
+
+Way = tuple[str, str]
+"""A runtime and a precision."""
+
+# ONNX Runtime's INT8 is not among them: where it takes what NNCF makes of a graph at all (its
+# convolutions want one scale for a whole map), it was slower than its own float32.
+WAYS: tuple[Way, ...] = (
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+    ("onnxruntime", "float32"),
+    ("torch", "float32"),
+    ("openvino", "int8"),
+    ("openvino", "int8-bfloat16"),
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way of running a network, and how it did.
+
+    Attributes:
+        graph: `maps` (merged, channels first), `merged`, or `plain` as it came.
+        runtime: `torch`, `onnxruntime` or `openvino`.
+        precision: `float32`, `bfloat16`, `int8`, or `int8-bfloat16` where what is
+            not quantised computes in bfloat16.
+        streams: parts of a batch that are computed at the same time.
+        threads: how many compute; 0 for all.
+        gentle: what attention needs stays in float.
+        floats: layers of an INT8 program that compute in float.
+        score: points of accuracy.
+        error: largest error of the logits, against the largest logit.
+        milliseconds: a batch; its bounds are `low` and `high`, where it was timed more than once.
+        why: why it may not be chosen, or "".
+    """
+
+    graph: str
+    runtime: str
+    precision: str
+    streams: int = 1
+    threads: int = 0
+    gentle: bool = False
+    floats: tuple[str, ...] = ()
+    score: float = 0.0
+    error: float = 0.0
+    milliseconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Candidate":
+        """From what `asdict` and JSON made of one."""
+        return cls(**{**row, "floats": tuple(row["floats"])})
+
+    @property
+    def name(self) -> str:
+        parts = [f"{self.runtime} {self.precision}"]
+        if self.gentle:
+            parts.append("attention in float")
+        if self.floats:
+            parts.append(f"{len(self.floats)} layers in float")
+        if self.streams > 1:
+            parts.append(f"{self.streams} streams")
+        if self.threads:
+            parts.append("1 thread" if self.threads == 1 else f"{self.threads} threads")
+        return ", ".join([*parts, f"{self.graph} graph"])
+
+    @property
+    def way(self) -> Way:
+        return self.runtime, self.precision
+
+    @property
+    def is_quantised(self) -> bool:
+        return "int8" in self.precision
+
+    @property
+    def program(self) -> str:
+        """Name of the file that it runs; PyTorch runs from memory."""
+        if self.runtime == "torch":
+            return ""
+        if not self.is_quantised:
+            return f"{self.graph}.onnx"
+        gentle = "-gentle" if self.gentle else ""
+        floats = f"-{len(self.floats)}-floats" if self.floats else ""
+        return f"{self.graph}{gentle}{floats}-int8.xml"
+
+
+def start_candidate(row: Candidate, path: Path, batch: int) -> Logits:
+    """Run the program of a candidate. Raises: FoveateError if its library is missing.
+
+    Args:
+        path: its file.
+        batch: images that most calls bring.
+    """
+    if row.runtime == "onnxruntime":
+        return OnnxRuntime(path, row.threads)
+    precision = "bf16" if "bfloat16" in row.precision else "f32"
+    return OpenVinoRuntime(path, precision, batch=batch, streams=row.streams, threads=row.threads)

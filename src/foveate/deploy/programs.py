@@ -1,0 +1,135 @@
+"""The programs of one network's candidates, each written when it is first asked for."""
+
+import tempfile
+import weakref
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from foveate.deploy.candidates import Candidate, start_candidate
+from foveate.deploy.formats import save_openvino, to_openvino, write_program
+from foveate.deploy.quantise import has_attention, in_float, quantise
+from foveate.deploy.runtimes import Logits, TorchRuntime
+from foveate.deploy.soundness import is_sound
+from foveate.errors import FoveateError
+from foveate.surgery.lean import largest_error, lean
+
+PROVEN = 1e-3
+"""Largest error of a lean graph that counts as rounding, against the largest output."""
+
+
+class Programs:
+    """Graphs of a network as files, in float and in INT8; they go when this object goes.
+
+    Args:
+        model: any network, in evaluation mode, on the CPU.
+        images: float32 (N, C, H, W), two or more: graphs are proven on the first two.
+        calibration: for INT8.
+        told: called with a word on what is under way.
+
+    Attributes:
+        folder: where the files lie.
+        coverage: what was done to the graph: (part, change) pairs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: np.ndarray,
+        calibration: np.ndarray,
+        told: Callable[[str], None],
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="foveate-"))
+        self.coverage: list[tuple[str, str]] = []
+        self._model = model
+        self._pair = torch.from_numpy(images[:2])
+        self._calibration = calibration
+        self._told = told
+        self._floats: dict[str, Any] = {}
+        self._quantised: dict[tuple[str, bool], Any] = {}
+        self._sound: dict[tuple[str, str], bool] = {}
+        weakref.finalize(self, rmtree, self.folder, ignore_errors=True)
+
+    @cached_property
+    def graphs(self) -> list[str]:
+        """Which graphs there are: the leanest that is proven, and the network as it came."""
+        lean_one = next((name for name in ("maps", "merged") if self.write(name)), None)
+        self.write("plain")
+        return [lean_one, "plain"] if lean_one else ["plain"]
+
+    def write(self, graph: str) -> bool:
+        """Write a graph, if it is not there; whether it computes what the network does."""
+        path = self.folder / f"{graph}.onnx"
+        if path.exists():
+            return True
+        self._told(f"writing the {graph} graph")
+        network = self._model if graph == "plain" else self._lean(graph)
+        if network is not None:
+            write_program(network, self._pair, path)
+        return network is not None
+
+    def _lean(self, graph: str) -> nn.Module | None:
+        try:
+            network, changes = lean(self._model, self._pair, rewrite_maps=graph == "maps")
+        except FoveateError as error:
+            self.coverage = [("the network", str(error))]
+            return None
+        error = largest_error(self._model, network, self._pair)
+        if error > PROVEN:
+            self.coverage = [("the network", f"left as it came: {graph} is {error:.1e} off")]
+            return None
+        self.coverage = [(line.name, line.why) for line in changes]
+        return network
+
+    def float32(self, graph: str) -> Any:
+        """A graph as an OpenVINO model."""
+        if graph not in self._floats:
+            self.write(graph)
+            self._floats[graph] = to_openvino(self.folder / f"{graph}.onnx")
+        return self._floats[graph]
+
+    def has_attention(self, graph: str) -> bool:
+        return has_attention(self.float32(graph))
+
+    def int8(self, graph: str, gentle: bool) -> Any:
+        """A graph as an OpenVINO model in INT8."""
+        key = graph, gentle
+        if key not in self._quantised:
+            self._told(f"quantising the {graph} graph")
+            self._quantised[key] = quantise(
+                self.float32(graph), self._calibration, is_transformer=gentle
+            )
+        return self._quantised[key]
+
+    def path(self, row: Candidate) -> Path:
+        """The file of a candidate, written if it is not there."""
+        path = self.folder / row.program
+        if row.is_quantised and not path.exists():
+            model = self.int8(row.graph, row.gentle)
+            if row.floats:
+                model = in_float(model, self.float32(row.graph), row.floats)
+            save_openvino(model, path)
+        elif not row.is_quantised:
+            self.write(row.graph)
+        return path
+
+    def is_sound(self, row: Candidate) -> bool:
+        """Whether a candidate runs without crashing; only INT8 programs have been seen to."""
+        key = row.program, row.precision
+        if row.is_quantised and key not in self._sound:
+            precision = "bf16" if "bfloat16" in row.precision else "f32"
+            shape = tuple(self._pair.shape[1:])
+            self._sound[key] = is_sound(self.path(row), precision, shape)
+        return self._sound.get(key, True)
+
+    def start(self, row: Candidate, batch: int) -> Logits:
+        """Run a candidate, for batches of a size."""
+        if row.runtime == "torch":
+            return TorchRuntime(self._model)
+        return start_candidate(row, self.path(row), batch)
