@@ -24,7 +24,9 @@ from torch.nn import functional as F
 
 from foveate import data
 from foveate.deploy import Candidate, Search
+from foveate.deploy.formats import save_openvino
 from foveate.deploy.quiet import quiet
+from foveate.deploy.soundness import is_sound
 from foveate.measure import paired, side_by_side
 
 NAMES = (
@@ -50,7 +52,8 @@ programs are judged by agreement: the mean cosine of a program's logits and the 
 on {JUDGED} photographs that nothing was calibrated on, less their mean. Ours may agree at most
 {GUARD:g} point in 100 less than OpenVINO's INT8 of timm's network does; peers may do as they will.
 The peer of a row is whichever of ONNX Runtime and OpenVINO (defaults: latency, bfloat16 where the
-processor has it), in float or in INT8, was fastest."""
+processor has it), in float or in INT8, was fastest; an INT8 program that writes beyond its memory
+in OpenVINO, found by running it in a process of its own, is no peer and no candidate."""
 
 Call = Callable[[np.ndarray], np.ndarray]
 
@@ -75,7 +78,9 @@ def main() -> None:
         lost_at = {}
         for batch, theirs in theirs_at.items():
             parts = np.split(judged, JUDGED // batch)
-            lost_at[batch] = 100 - score(np.concatenate([theirs[INT8](part) for part in parts]))
+            int8 = theirs.get(INT8)
+            given = np.concatenate([int8(part) for part in parts]) if int8 else expected
+            lost_at[batch] = 100 - score(given)
         search = Search(
             net,
             judged,
@@ -100,7 +105,9 @@ def main() -> None:
                         mark=mark,
                         ours=said(ours.chosen),
                         theirs=f"{1e3 * times[best].median:.2f} ms" if peer == best else "",
-                        note=f"agreement {ours.chosen.score:.1f}, OpenVINO's INT8 {100 - lost:.1f}",
+                        note=f"agreement {ours.chosen.score:.1f}, OpenVINO's INT8 {100 - lost:.1f}"
+                        if INT8 in theirs
+                        else f"agreement {ours.chosen.score:.1f}; OpenVINO's INT8 is not safe to run",
                     )
                 )
     for batch in BATCHES:
@@ -166,12 +173,16 @@ def peers(net: nn.Module, images: np.ndarray, photos: np.ndarray) -> dict[str, C
         path = Path(folder, "plain.onnx")
         plain = exported(net, images, path)
         quantised = nncf.quantize(plain.clone(), nncf.Dataset(parts), subset_size=len(parts))
-        return {
+        found = {
             "ONNX Runtime": onnx_runtime(path),
             "ONNX Runtime INT8": onnx_runtime(quantised_onnx(path, parts)),
             "OpenVINO": open_vino(plain),
-            INT8: open_vino(quantised),
         }
+        saved = path.with_name("int8.xml")
+        save_openvino(quantised, saved)
+        if is_sound(saved, images.shape[1:], (batch,)):
+            found[INT8] = open_vino(quantised)
+        return found
 
 
 def quantised_onnx(path: Path, parts: list[np.ndarray]) -> Path:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from foveate import FoveateError
-from foveate.deploy import export, latency, load, load_model
+from foveate.deploy import Search, export, latency, load, load_model
 from foveate.deploy.artifact import read_facts, write_facts
 from foveate.deploy.formats import write_onnx
 
@@ -84,6 +84,22 @@ def test_each_program_is_the_fastest_of_its_kind(artifact):
     shared = [facts["programs"].get(f"openvino-int8{end}") for end in ("", "-bf16")]
     graphs = {program.rpartition(", ")[2] for program in shared if program}
     assert len(graphs) == 1
+
+
+def test_what_was_searched_is_remembered(trained, digits, tmp_path, monkeypatch):
+    export(trained, digits, tmp_path / "model", formats=("onnx",))
+    asked = []
+
+    def noted(search, batch):
+        asked.append(batch)
+        return measured(search, batch)
+
+    measured = Search._measured
+    monkeypatch.setattr(Search, "_measured", noted)
+    export(trained, digits, tmp_path / "model", formats=("onnx",))
+    assert asked == []
+    export(trained, digits, tmp_path / "model", formats=("onnx",), again=True)
+    assert asked == [1]
 
 
 def test_artifacts_of_before_load(artifact, tmp_path):

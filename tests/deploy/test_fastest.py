@@ -20,6 +20,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 programs = import_module("foveate.deploy.programs")
 
 
+ORT = [("onnxruntime", "float32")]
+"""A way that takes no time to find."""
+
+
 class Small(nn.Module):
     """Two convolutions with norms, one of them beside the identity."""
 
@@ -67,26 +71,26 @@ def test_it_computes_what_the_network_does(model, images, tmp_path):
 
 
 def test_what_was_measured_is_remembered(model, images, cache, monkeypatch):
-    first = fastest(model, images, seconds=0.02)
+    first = fastest(model, images, ways=ORT, seconds=0.02)
     assert len(list(cache.rglob("*.json"))) == 1
 
     def never(*args):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(Search, "_measured", never)
-    second = fastest(model, images)
+    second = fastest(model, images, ways=ORT)
     assert second.chosen == first.chosen
     assert np.array_equal(second(images[:1]), first(images[:1]))
     with pytest.raises(AssertionError, match="measured again"):
-        fastest(model, images, again=True)
+        fastest(model, images, ways=ORT, again=True)
     with torch.no_grad():
         other = Small()
     with pytest.raises(AssertionError, match="measured again"):
-        fastest(other.eval(), images)
+        fastest(other.eval(), images, ways=ORT)
     with pytest.raises(AssertionError, match="measured again"):
-        fastest(model, images, targets=np.zeros(24, np.int64))
+        fastest(model, images, ways=ORT, targets=np.zeros(24, np.int64))
     with pytest.raises(AssertionError, match="measured again"):
-        fastest(model, images, score=lambda logits: 100.0)
+        fastest(model, images, ways=ORT, score=lambda logits: 100.0)
 
 
 def test_who_judges_decides(model, images):
@@ -106,7 +110,7 @@ def test_python_that_cannot_be_followed_is_deployed_as_it_comes(model, images, m
         raise FoveateError("the graph of Small cannot be captured")
 
     monkeypatch.setattr(programs, "lean", refuse)
-    made = fastest(model, images, seconds=0.02)
+    made = fastest(model, images, ways=ORT, seconds=0.02)
     assert {row.graph for row in made.table} == {"plain"}
     assert "cannot be captured" in made.coverage[0][1]
 
@@ -130,7 +134,7 @@ def test_programs_serve_every_batch_size(model, images, monkeypatch):
     one, many = search.fastest(1), search.fastest(8)
     assert asked.count("lean") == 1
     assert asked.count("write_program") == asked.count("quantise") == 2
-    assert asked.count("is_sound") <= 4
+    assert asked.count("is_sound") == 2
     assert (one.batch, many.batch) == (1, 8)
     assert one.folder != many.folder
     assert {row.name for row in one.table} & {row.name for row in many.table}
@@ -141,7 +145,7 @@ def test_programs_serve_every_batch_size(model, images, monkeypatch):
 
 
 def test_a_remembered_answer_needs_one_graph_alone(model, images, monkeypatch):
-    first = fastest(model, images, ways=[("onnxruntime", "float32")], seconds=0.02)
+    first = fastest(model, images, ways=ORT, seconds=0.02)
     written = []
     original = programs.write_program
 
@@ -150,7 +154,7 @@ def test_a_remembered_answer_needs_one_graph_alone(model, images, monkeypatch):
         original(network, images, path)
 
     monkeypatch.setattr(programs, "write_program", noted)
-    second = fastest(model, images, ways=[("onnxruntime", "float32")])
+    second = fastest(model, images, ways=ORT)
     assert written == [second.chosen.graph]
     assert second.coverage == first.coverage
 
@@ -272,13 +276,15 @@ def test_the_search_returns_layers_to_float(model, images, monkeypatch):
 
 def test_a_program_that_crashes_is_turned_away(model, images, quantised, tmp_path, monkeypatch):
     save_openvino(quantised[1], tmp_path / "good.xml")
-    assert is_sound(tmp_path / "good.xml", "f32", (3, 16, 16))
+    assert is_sound(tmp_path / "good.xml", (3, 16, 16))
     (tmp_path / "bad.xml").write_text("no network")
-    assert not is_sound(tmp_path / "bad.xml", "f32", (3, 16, 16))
-    monkeypatch.setattr(programs, "is_sound", lambda *args: False)
+    assert not is_sound(tmp_path / "bad.xml", (3, 16, 16))
+    monkeypatch.setattr(programs, "is_sound", lambda path, shape: False)
     made = fastest(model, images, seconds=0.02)
     assert not made.chosen.is_quantised
-    assert {row.why for row in made.table if row.is_quantised} == {"its process crashes"}
+    assert {row.why for row in made.table if row.is_quantised} == {
+        "not safe: in a trial its process crashed"
+    }
 
 
 def test_loading_to_predict_keeps_memory(model, images, tmp_path):

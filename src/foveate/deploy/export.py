@@ -180,12 +180,14 @@ def _write_programs(
     asked = {name: WAY_OF[name] for name in formats if name in WAY_OF}
     if not asked:
         return {}
-    indices = _evenly(judges, min(JUDGES, SEARCH_BYTES // (12 * model.preprocess.size**2)))
+    most = min(JUDGES, SEARCH_BYTES // (12 * model.preprocess.size**2))
+    indices = _two_or_more(_evenly(judges, most))
+    calibrated = _two_or_more(_evenly(train, CALIBRATION_IMAGES))
     search = Search(
         Program(model).eval(),
         split_input(judges, indices, model.preprocess),
         targets=judges.targets[indices],
-        calibration=split_input(train, _evenly(train, CALIBRATION_IMAGES), model.preprocess),
+        calibration=split_input(train, calibrated, model.preprocess),
         ways=asked.values(),
         seconds=0.4,
         **options,
@@ -241,6 +243,11 @@ def _options(row: Candidate | None) -> dict[str, int]:
 def _evenly(split: Split, most: int) -> np.ndarray:
     """Indices of so many images at most, evenly taken from a split."""
     return np.linspace(0, len(split) - 1, min(most, len(split))).astype(np.int64)
+
+
+def _two_or_more(indices: np.ndarray) -> np.ndarray:
+    """Indices, repeated where there is one alone: graphs are captured with two images."""
+    return np.resize(indices, max(2, len(indices)))
 
 
 def _streams(name: str, folder: Path, model: VisionModel) -> int:
