@@ -105,9 +105,8 @@ def main() -> None:
                         mark=mark,
                         ours=said(ours.chosen),
                         theirs=f"{1e3 * times[best].median:.2f} ms" if peer == best else "",
-                        note=f"agreement {ours.chosen.score:.1f}, OpenVINO's INT8 {100 - lost:.1f}"
-                        if INT8 in theirs
-                        else f"agreement {ours.chosen.score:.1f}; OpenVINO's INT8 is not safe to run",
+                        note=f"agreement {ours.chosen.score:.1f}, OpenVINO's INT8 "
+                        + (f"{100 - lost:.1f}" if INT8 in theirs else "not safe to run"),
                     )
                 )
     for batch in BATCHES:
