@@ -140,10 +140,15 @@ INLINE void transpose(vec *v) {
     }
 }
 
-/* Ask for the pixels of a row before they are read; in channels_last each lies on a line of its own. */
-INLINE void expect(const char *row, view s, int64_t width, int64_t size) {
+/* Ask for LANES channels of a row of pixels before it is read. */
+INLINE void expect(const char *row, view s, int64_t width, int half) {
+    int64_t size = element_size(half);
     if (s.c == 1)
         for (int64_t i = 0; i < width; i++) __builtin_prefetch(row + i * s.w * size, 0, 2);
+    else
+        for (int64_t c = 0; c < LANES; c++)
+            for (int64_t i = 0; i < width; i += LANES)
+                __builtin_prefetch(row + (c * s.c + i) * size, 0, 2);
 }
 
 /* Up to LANES channels of `width` neighbouring pixels, to vectors `pitch` floats apart. */
