@@ -249,18 +249,13 @@ static void convolve(
 
 /* Hand on all channels of one image, which lies in both maps in the same order. */
 static void copy(const depthwise *d, int64_t image) {
-    int64_t size = element_size(d->half), last = d->x.c == 1;
-    int64_t runs = last ? d->width : d->channels, length = last ? d->channels : d->width;
-    int64_t x_step = (last ? d->x.w : d->x.c) * size, y_step = (last ? d->y.w : d->y.c) * size;
-    for (int64_t row = 0; row < d->height; row++) {
-        const char *x = d->x.data + (image * d->x.n + row * d->x.h) * size;
-        char *y = d->y.data + (image * d->y.n + row * d->y.h) * size;
-        for (int64_t i = 0; i < runs; i++, x += x_step, y += y_step)
-            for (int64_t c = 0; c < length; c += LANES) {
-                int lanes = (int)least(length - c, LANES);
-                store_part(y + c * size, load_part(x + c * size, lanes, d->half), lanes, d->half);
-            }
-    }
+    int last = d->x.c == 1;
+    int64_t pixels = d->height * d->width, size = element_size(d->half);
+    int64_t runs = last ? pixels : 1, length = size * (last ? d->channels : d->channels * pixels);
+    const char *x = begin_of(d->x, (slab){image, 0}, d->half);
+    char *y = (char *)begin_of(d->y, (slab){image, 0}, d->half);
+    for (int64_t i = 0; i < runs; i++, x += d->x.w * size, y += d->y.w * size)
+        memcpy(y, x, (size_t)length);
 }
 
 typedef struct {
