@@ -55,7 +55,7 @@ INLINE void advance(
         if (r->next % d->stuff_h) continue;
         const char *row = x + r->next / d->stuff_h * d->x.h * element_size(d->half);
         float *to = slot(r, r->next) + d->pad_w * LANES;
-        expect(later + (row - x), d->x, d->width, d->half);
+        expect(later + (row - x), d->x, d->width, d->half, 0);
         pack(to, d->stuff_w * LANES, row, d->x, d->width, lanes, d->half);
     }
 }
@@ -222,19 +222,21 @@ static void convolve(
     int64_t size = element_size(d->half);
     int small = d->height * d->width <= SMALL;
     const char *x = begin_of(d->x, now, d->half), *input = begin_of(d->seen, now, d->half);
-    const char *later_x = small ? begin_of(d->x, next, d->half) : x + d->x.h * size;
-    const char *later = small ? begin_of(d->seen, next, d->half) : input + d->seen.h * size;
     char *y = (char *)begin_of(d->y, now, d->half);
+    const char *later_x = small ? begin_of(d->x, next, d->half) : x + d->x.h * size;
+    const char *later_y = small ? begin_of(d->y, next, d->half) : y + d->y.h * size;
+    const char *later = small ? begin_of(d->seen, next, d->half) : input + d->seen.h * size;
     for (int64_t row = 0; row < d->out_height; row++) {
         int64_t known = r.next;
         advance(&r, d, x, later_x, row * d->stride_h - d->pad_h + r.slots, lanes);
         s.count = under(&r, d, row, s.rows, at);
         for (int i = 0; i < s.count; i++) s.taps[i] = taps + (int64_t)at[i] * d->kernel_w * LANES;
         char *to = y + row * d->y.h * size;
+        if (d->y.data) expect(later_y + row * d->y.h * size, d->y, d->out_width, d->half, 1);
         if (straight) s.out = (float *)to;
         if (shares) {
             int64_t at_row = row * d->seen.h * size;
-            expect(later + at_row, d->seen, d->out_width, d->half);
+            expect(later + at_row, d->seen, d->out_width, d->half, 0);
             pack(seen, LANES, input + at_row, d->seen, d->out_width, lanes, d->half);
             share_of_bias(&r, d, known, shares + taps_of(d) * LANES);
             for (int i = 0; i < s.count; i++)

@@ -140,15 +140,21 @@ INLINE void transpose(vec *v) {
     }
 }
 
-/* Ask for LANES channels of a row of pixels before it is read. */
-INLINE void expect(const char *row, view s, int64_t width, int half) {
+/* Ask for a line of memory before it is read or written. */
+INLINE void fetch(const char *line, const int write) {
+    if (write) __builtin_prefetch(line, 1, 2);
+    else __builtin_prefetch(line, 0, 2);
+}
+
+/* Ask for LANES channels of a row of pixels. */
+INLINE void expect(const char *row, view s, int64_t width, int half, const int write) {
     int64_t size = element_size(half);
     if (s.c == 1)
-        for (int64_t i = 0; i < width; i++) __builtin_prefetch(row + i * s.w * size, 0, 2);
+        for (int64_t i = 0; i < width; i++) fetch(row + i * s.w * size, write);
     else
         for (int64_t c = 0; c < LANES; c++)
             for (int64_t i = 0; i < width; i += LANES)
-                __builtin_prefetch(row + (c * s.c + i) * size, 0, 2);
+                fetch(row + (c * s.c + i) * size, write);
 }
 
 /* Up to LANES channels of `width` neighbouring pixels, to vectors `pitch` floats apart. */
