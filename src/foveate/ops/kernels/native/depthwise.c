@@ -121,7 +121,7 @@ INLINE void outputs(
     int64_t from = 0, to = s->width;
     if (stride == 1 && dilation == 1) {
         from = most(0, s->pad - first - T + 1);
-        to = least(to, s->pad + s->across - first);
+        to = most(from, least(to, s->pad + s->across - first));
     }
     vec sum[T];
     UNROLL for (int t = 0; t < T; t++) sum[t] = s->bias;
