@@ -10,25 +10,10 @@
  * tap's own gradient is the sum of what it was multiplied with times what the
  * input held at that place, so both come out of one pass: `seen` is that input.
  */
-#include "lanes.h"
+#include "columns.h"
 
 #define MOST_TAPS 64 /* rows of a kernel */
 #define SMALL 1024   /* pixels of a map of which the caches hold two slabs; else rows are asked for */
-#define COPY 0       /* a height of 0 says: no kernel, hand the channels on */
-
-typedef struct {
-    view x, y, seen;            /* no data in y: not wanted; in seen: no gradients of weights */
-    const float *weight, *bias; /* (channels, kernel_h, kernel_w); (channels) or null */
-    float *weight_gradient, *bias_gradient;
-    int64_t batch, channels, height, width, out_height, out_width;
-    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-    int32_t stuff_h, stuff_w; /* distance of input pixels once zeros are stuffed between */
-    int32_t turned, half;     /* kernel turned over; x and y are bfloat16 */
-} depthwise;
-
-INLINE int64_t blocks_of(const depthwise *d) { return (d->channels + LANES - 1) / LANES; }
-INLINE int64_t taps_of(const depthwise *d) { return (int64_t)d->kernel_h * d->kernel_w; }
-INLINE int64_t rows_of(const depthwise *d) { return (d->height - 1) * d->stuff_h + 1; }
 
 /* ---------------------------------------------------------------- rows under the kernel */
 
@@ -192,15 +177,6 @@ INLINE void share_of_bias(const ring *r, const depthwise *d, int64_t first, floa
     store(share, sum);
 }
 
-/* One image, and up to LANES channels of it from the first on. */
-typedef struct {
-    int64_t image, channel;
-} slab;
-
-INLINE const char *begin_of(view v, slab u, int half) {
-    return v.data + (u.image * v.n + u.channel * v.c) * element_size(half);
-}
-
 /* Convolve a slab, while the next is fetched; `memory` holds the ring, zeroed, and two rows. */
 static void convolve(
     const depthwise *d, slab now, slab next, const float *taps, float *shares, float *memory
@@ -247,6 +223,12 @@ static void convolve(
         else spread_row(&s, d->out_width, d->stride_w, d->dilation_w);
         if (!straight && d->y.data) unpack(to, d->y, out, LANES, d->out_width, lanes, d->half);
     }
+}
+
+/* Floats of memory that a slab needs. */
+INLINE int64_t memory_floats(const depthwise *d) {
+    ring r = ring_of(d);
+    return is_column(d) ? column_floats(d) : r.slots * r.pitch + 2 * row_floats(d);
 }
 
 /* Hand on all channels of one image, which lies in both maps in the same order. */
@@ -304,10 +286,8 @@ static void read_all_taps(int64_t begin, int64_t end, void *context) {
 static void convolve_parts(int64_t begin, int64_t end, void *context) {
     parts_job *job = context;
     int64_t each = each_image(job), most_floats = 0, batch = job->parts->batch;
-    for (int p = 0; p < job->count; p++) {
-        ring r = ring_of(job->parts + p);
-        most_floats = most(most_floats, r.slots * r.pitch + 2 * row_floats(job->parts + p));
-    }
+    for (int p = 0; p < job->count; p++)
+        most_floats = most(most_floats, memory_floats(job->parts + p));
     float *memory = zeros(most_floats);
     if (!memory) {
         job->failed = 1;
@@ -330,7 +310,8 @@ static void convolve_parts(int64_t begin, int64_t end, void *context) {
                 slab now = {image, at.block * LANES}, next = {image, now.channel + LANES};
                 if (last - first > 1 || next.channel >= d->channels)
                     next = (slab){least(image + 1, batch - 1), last - first > 1 ? now.channel : 0};
-                convolve(d, now, next, job->taps + at.taps, shares, memory);
+                if (is_column(d)) convolve_columns(d, now, job->taps + at.taps, shares, memory);
+                else convolve(d, now, next, job->taps + at.taps, shares, memory);
             }
     }
     free(memory);
