@@ -6,9 +6,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512F__
 #include <immintrin.h>
-#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -96,9 +94,8 @@ INLINE vec load_part(const char *from, int count, int half) {
 #ifdef __AVX512F__
     return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
 #else
-    vec v = {0};
-    copy_part((char *)&v, from, 4 * count);
-    return v;
+    int_vec lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+    return (vec)_mm256_maskload_ps((const float *)from, (__m256i)(lanes < count));
 #endif
 }
 
