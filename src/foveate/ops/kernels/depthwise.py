@@ -18,8 +18,8 @@ from foveate.ops.kernels.autocast import cast_like_autocast
 LARGEST = 31
 """The largest side of a kernel."""
 
-SMALL = 400
-"""Pixels of a map up to which it is small: see `pays`."""
+SMALL, TINY = 400, 64
+"""Pixels of a map up to which it is small, or tiny: see `pays`."""
 
 Pair = tuple[int, int]
 
@@ -157,7 +157,7 @@ def depthwise_conv2d(
             f"{x.shape[1]} channels: give ({x.shape[1]}, 1, height, width)"
         )
     strides, pads, dilations = _pair(stride), _pair(padding), _pair(dilation)
-    if fits(x, weight, bias, pads, dilations) and pays(x, weight, bias):
+    if fits(x, weight, bias, pads, dilations) and pays(x, weight, bias, strides):
         x, weight, bias = cast_like_autocast(x, weight, bias)
         return _Depthwise.apply(native.dense(x), weight, bias, strides, pads, dilations)
     return F.conv2d(x, weight, bias, strides, pads, dilations, groups=x.shape[1])
@@ -176,19 +176,17 @@ def fits(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, dilation
     )
 
 
-def pays(x: Tensor, *weights: Tensor | None) -> bool:
-    """Whether a kernel was measured to be faster than PyTorch (`benchmarks/kernels.py`).
+def pays(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair) -> bool:
+    """Whether the kernel was measured to be faster than PyTorch's (`benchmarks/kernels.py`).
 
-    Gradients nearly always pay. A forward pass alone does not for bands, nor
-    for small maps under small kernels or with channels apart.
+    Gradients pay, but for small kernels that stride in channels_last. A forward
+    pass alone does not over tiny maps, nor for a wide band over small ones.
     """
-    small = x.shape[2] * x.shape[3] <= SMALL
-    height, width = weights[0].shape[2:] if weights[0] is not None else (1, 1)
-    if native.learns(x, *weights):
-        return not (small and (height * width <= 9 or width == 1))
-    if min(height, width) == 1:
+    height, width = weight.shape[2:]
+    if max(stride) > 1 and height * width <= 9 and not x.is_contiguous():
         return False
-    return not small or (height * width > 9 and not x.is_contiguous())
+    pixels = x.shape[2] * x.shape[3]
+    return native.learns(x, weight, bias) or pixels > (SMALL if height == 1 else TINY)
 
 
 class _Depthwise(torch.autograd.Function):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from foveate.ops.kernels import native
 from foveate.ops.kernels.autocast import cast_like_autocast
 from foveate.ops.kernels.depthwise import (
-    SMALL,
+    TINY,
     Part,
     back_part,
     convolve,
@@ -42,10 +42,10 @@ def inception_mix(x: Tensor, *weights_and_biases: Tensor) -> Tensor:
 def pays(x: Tensor, *weights_and_biases: Tensor) -> bool:
     """Whether the kernel was measured to be faster than its twin.
 
-    It always is, but for a forward pass alone over small maps with channels apart.
+    It always is, but for a forward pass alone over tiny maps with channels apart.
     """
-    small = x.shape[2] * x.shape[3] <= SMALL
-    return native.learns(x, *weights_and_biases) or not (small and x.is_contiguous())
+    tiny = x.shape[2] * x.shape[3] <= TINY
+    return native.learns(x, *weights_and_biases) or not (tiny and x.is_contiguous())
 
 
 def plain_inception_mix(x: Tensor, *weights_and_biases: Tensor) -> Tensor:
