@@ -114,15 +114,6 @@ INLINE void all_rows(
     }
 }
 
-static void all_rows_apart(columns *s, const depthwise *d, const float *x, float *y, const float *zero) {
-    all_rows(s, d, x, y, 0, zero, 0, 1, 0);
-}
-static void learn_all_rows_apart(
-    columns *s, const depthwise *d, const float *x, float *y, const float *seen, const float *zero
-) {
-    all_rows(s, d, x, y, seen, zero, 0, 1, 1);
-}
-
 /* Whether neighbours in memory are channels, or pixels of a row, in all maps. */
 INLINE int channels_together(const depthwise *d) {
     return d->x.c == 1 && (!d->y.data || d->y.c == 1) && (!d->seen.data || d->seen.c == 1);
@@ -163,13 +154,11 @@ static void convolve_columns(
     for (int c = 0; c < lanes; c++) {
         if (d->bias) s.bias = splat(d->bias[now.channel + c]);
         s.taps = taps + c;
+        const float *from = x + c * d->x.c, *input = seen + c * d->seen.c;
         float *to = y ? y + c * d->y.c : 0;
-        if (!shares) {
-            all_rows_apart(&s, d, x + c * d->x.c, to, memory);
-            continue;
-        }
-        learn_all_rows_apart(&s, d, x + c * d->x.c, to, seen + c * d->seen.c, memory);
-        for (int k = 0; k <= d->kernel_h; k++) {
+        if (shares) all_rows(&s, d, from, to, input, memory, 0, 1, 1);
+        else all_rows(&s, d, from, to, input, memory, 0, 1, 0);
+        for (int k = 0; shares && k <= d->kernel_h; k++) {
             shares[k * LANES + c] += total(load(apart + k * LANES));
             store(apart + k * LANES, (vec){0});
         }

@@ -13,7 +13,7 @@
 #include "columns.h"
 
 #define MOST_TAPS 64 /* rows of a kernel */
-#define SMALL 1024   /* pixels of a map of which the caches hold two slabs; else rows are asked for */
+#define SMALL 1024   /* pixels of a map up to which the caches hold two slabs */
 
 /* ---------------------------------------------------------------- rows under the kernel */
 
@@ -196,7 +196,7 @@ static void convolve(
     };
     if (d->bias) s.bias = load_part((const char *)(d->bias + now.channel), lanes, 0);
     int64_t size = element_size(d->half);
-    int small = d->height * d->width <= SMALL;
+    int small = d->height * d->width <= SMALL; /* ask for the next slab, else for the next row */
     const char *x = begin_of(d->x, now, d->half), *input = begin_of(d->seen, now, d->half);
     char *y = (char *)begin_of(d->y, now, d->half);
     const char *later_x = small ? begin_of(d->x, next, d->half) : x + d->x.h * size;

@@ -2,7 +2,7 @@
 #pragma once
 #include "lanes.h"
 
-#define COPY 0       /* a height of 0 says: no kernel, hand the channels on */
+#define COPY 0 /* a height of 0 says: no kernel, hand the channels on */
 
 typedef struct {
     view x, y, seen;            /* no data in y: not wanted; in seen: no gradients of weights */

@@ -32,21 +32,22 @@ typedef struct {
     int half;
 } place;
 
-/* Channel c of vector v of a place. */
 INLINE int held_by(place at, int v) { return (int)least(LANES, at.count - v * LANES); }
+
+/* Channel c of vector v of a place. */
 INLINE vec read(const layer_norm *job, const char *map, place at, int64_t c, int v) {
     const char *from = map + (at.from + c * job->pixels + v * LANES) * element_size(at.half);
     return load_part(from, held_by(at, v), at.half);
+}
+INLINE void write(const layer_norm *job, place at, int64_t c, int v, vec value) {
+    char *to = job->out + (at.from + c * job->pixels + v * LANES) * element_size(at.half);
+    store_part(to, value, held_by(at, v), at.half);
 }
 
 /* Ask for the same of the next tile: each channel lies in a page of its own, so no processor guesses it. */
 INLINE void expect_next(const layer_norm *job, const char *map, place at, int64_t c, int v) {
     int64_t next = at.from + at.count + c * job->pixels + v * LANES;
     __builtin_prefetch(map + next * element_size(at.half), 0, 3);
-}
-INLINE void write(const layer_norm *job, place at, int64_t c, int v, vec value) {
-    char *to = job->out + (at.from + c * job->pixels + v * LANES) * element_size(at.half);
-    store_part(to, value, held_by(at, v), at.half);
 }
 
 /* One value for each pixel of vector v. */
