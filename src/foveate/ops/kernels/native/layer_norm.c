@@ -26,9 +26,10 @@ typedef struct {
     float *sums; /* (SPLITS, 2, channels, LANES) */
 } norm_run;
 
-/* Neighbouring pixels: where the first is in a map's memory and among all pixels, and how many. */
+/* Neighbouring pixels: where the first is in a map's memory and among all pixels, how many, and
+ * where the next such place is. */
 typedef struct {
-    int64_t from, pixel, count;
+    int64_t from, pixel, count, next;
     int half;
 } place;
 
@@ -45,9 +46,11 @@ INLINE void write(const layer_norm *job, place at, int64_t c, int v, vec value) 
 }
 
 /* Ask for the same of the next tile: each channel lies in a page of its own, so no processor guesses it. */
-INLINE void expect_next(const layer_norm *job, const char *map, place at, int64_t c, int v) {
-    int64_t next = at.from + at.count + c * job->pixels + v * LANES;
-    __builtin_prefetch(map + next * element_size(at.half), 0, 3);
+INLINE void expect_next(
+    const layer_norm *job, const char *map, place at, int64_t c, int v, const int write
+) {
+    int64_t next = at.next + c * job->pixels + v * LANES;
+    fetch(map + next * element_size(at.half), write);
 }
 
 /* One value for each pixel of vector v. */
@@ -104,7 +107,8 @@ INLINE void norm(const int V, const layer_norm *job, place at) {
         float weight = job->weight[c], bias = job->bias ? job->bias[c] : 0.0f;
         EACH(v) {
             vec normal = centred(job, at, c, v, o) * o[v].scale;
-            expect_next(job, job->x, at, c, v);
+            expect_next(job, job->x, at, c, v, 0);
+            expect_next(job, job->out, at, c, v, 1);
             write(job, at, c, v, normal * weight + bias);
         }
     }
@@ -133,8 +137,9 @@ INLINE void norm_back(const int V, const layer_norm *job, place at, float *sums)
     CHANNELS(c) EACH(v) {
         vec normal = centred(job, at, c, v, o) * o[v].scale;
         vec inner = read(job, job->g, at, c, v) * job->weight[c];
-        expect_next(job, job->x, at, c, v);
-        expect_next(job, job->g, at, c, v);
+        expect_next(job, job->x, at, c, v, 0);
+        expect_next(job, job->g, at, c, v, 0);
+        expect_next(job, job->out, at, c, v, 1);
         write(job, at, c, v, (inner - sum[v] - normal * product[v]) * o[v].scale);
     }
 }
@@ -150,7 +155,7 @@ INLINE void either(const int V, const layer_norm *job, place at, float *sums, co
 /* Whole vectors of float32 are most of the work, and compiled apart. */
 INLINE void pixels(const int V, const layer_norm *job, place at, float *sums, const int back) {
     if (at.count == V * LANES && !at.half)
-        either(V, job, (place){at.from, at.pixel, V * LANES, 0}, sums, back);
+        either(V, job, (place){at.from, at.pixel, V * LANES, at.next, 0}, sums, back);
     else either(V, job, at, sums, back);
 }
 
@@ -159,12 +164,14 @@ INLINE void tile(const layer_norm *job, int64_t unit, float *sums, const int bac
     int64_t image = unit / tiles_of(job), number = unit % tiles_of(job);
     int64_t first = vectors_of(job) * number / tiles_of(job);
     int64_t end = vectors_of(job) * (number + 1) / tiles_of(job), pixel = first * LANES;
+    int64_t last = number + 1 == tiles_of(job); /* then the next is of the next image */
     place at = {
         .from = image * job->channels * job->pixels + pixel,
         .pixel = image * job->pixels + pixel,
         .count = least(end * LANES, job->pixels) - pixel,
         .half = job->half,
     };
+    at.next = at.from + at.count + last * (job->channels - 1) * job->pixels;
     switch (end - first) {
         case 1: pixels(1, job, at, sums, back); break;
         case 2: pixels(2, job, at, sums, back); break;
