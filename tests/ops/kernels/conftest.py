@@ -11,7 +11,7 @@ MEASURED = depthwise.pays
 @pytest.fixture(autouse=True)
 def _kernels_run_where_they_do_not_pay(monkeypatch):
     """So that small maps test them."""
-    monkeypatch.setattr(depthwise, "pays", lambda *tensors: True)
+    monkeypatch.setattr(depthwise, "pays", lambda *arguments: True)
 
 
 @pytest.fixture

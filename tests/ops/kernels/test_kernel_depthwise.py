@@ -19,6 +19,7 @@ SHAPES = [
     (24, 17, 16, (11, 1), (1, 1), (5, 0), (1, 1)),
     (8, 7, 7, (9, 13), (2, 1), (3, 12), (1, 2)),
     (3, 8, 8, (1, 1), (1, 1), (0, 0), (1, 1)),
+    (18, 9, 9, (1, 1), (3, 3), (0, 0), (1, 1)),  # the last pixels are under no kernel
     (20, 15, 15, (17, 19), (3, 2), (8, 9), (1, 1)),
 ]
 
@@ -90,15 +91,34 @@ def test_layout_and_slices_are_kept(library):
     torch.testing.assert_close(depthwise_conv2d(half, weight), F.conv2d(half, weight, groups=16))
 
 
-def test_the_same_bits_for_any_number_of_threads(library, maps):
-    x, weight = maps(5, 40, 20, 20).requires_grad_(), torch.randn(40, 1, 7, 7, requires_grad=True)
+@pytest.mark.parametrize("kernel", [(7, 7), (11, 1)])
+def test_the_same_bits_for_any_number_of_threads(library, maps, kernel):
+    x = maps(5, 40, 20, 20).requires_grad_()
+    weight = torch.randn(40, 1, *kernel, requires_grad=True)
+    pad = kernel[0] // 2, kernel[1] // 2
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        y = depthwise_conv2d(x, weight, None, 1, 3)
+        y = depthwise_conv2d(x, weight, None, 1, pad)
         found.append((y, *torch.autograd.grad(y.square().sum(), (x, weight))))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("kernel", [(5, 5), (11, 1)])
+def test_a_gradient_in_another_layout(library, kernel):
+    x = torch.randn(2, 20, 16, 15, requires_grad=True)
+    weight = torch.randn(20, 1, *kernel, requires_grad=True)
+    how = 1, (kernel[0] // 2, kernel[1] // 2)
+    gradient = torch.randn_like(x).contiguous(memory_format=torch.channels_last)
+    ours = depthwise_conv2d(x, weight, None, *how)
+    theirs = F.conv2d(x, weight, None, *how, groups=20)
+    for a, b in zip(
+        torch.autograd.grad(ours, (x, weight), gradient),
+        torch.autograd.grad(theirs, (x, weight), gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_of_gradients(library):
@@ -154,21 +174,28 @@ def test_the_module_is_a_convolution(library):
 
 @pytest.mark.usefixtures("measured_choice")
 @pytest.mark.parametrize(
-    ("side", "kernel", "learns", "runs"),
+    ("side", "kernel", "stride", "learns", "runs"),
     [
-        (56, (7, 7), True, True),
-        (56, (7, 7), False, True),
-        (14, (31, 31), True, True),
-        (14, (3, 3), True, False),
-        (14, (11, 1), True, False),
-        (56, (1, 11), True, True),
-        (56, (1, 11), False, False),
-        (14, (7, 7), False, False),
+        (56, (7, 7), 1, True, True),
+        (56, (7, 7), 1, False, True),
+        (14, (3, 3), 1, True, True),
+        (14, (3, 3), 1, False, True),
+        (7, (3, 3), 1, True, True),
+        (7, (3, 3), 1, False, False),
+        (14, (3, 3), 2, True, False),
+        (14, (7, 7), 2, True, True),
+        (14, (11, 1), 1, False, True),
+        (14, (1, 11), 1, False, False),
+        (14, (1, 11), 1, True, True),
+        (56, (1, 11), 1, False, True),
     ],
 )
-def test_it_runs_where_it_was_measured_to_pay(library, side, kernel, learns, runs, monkeypatch):
+def test_it_runs_where_it_was_measured_to_pay(
+    library, side, kernel, stride, learns, runs, monkeypatch
+):
     calls = []
     monkeypatch.setattr(depthwise, "convolve", calls.append)
-    x, weight = torch.randn(1, 16, side, side), torch.randn(16, 1, *kernel, requires_grad=learns)
-    depthwise_conv2d(x, weight, None, 1, (kernel[0] // 2, kernel[1] // 2))
+    x = torch.randn(1, 16, side, side).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(16, 1, *kernel, requires_grad=learns)
+    depthwise_conv2d(x, weight, None, stride, (kernel[0] // 2, kernel[1] // 2))
     assert bool(calls) == runs

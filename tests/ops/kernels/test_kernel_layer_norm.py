@@ -36,7 +36,7 @@ def test_bfloat16(library):
     weight = torch.randn(40)
     y = layer_norm_channels(x, weight, None)
     exact = plain_layer_norm_channels(x.double(), weight.double(), None)
-    torch.testing.assert_close(y, exact.bfloat16(), rtol=2**-8, atol=1e-6)
+    torch.testing.assert_close(y, exact.bfloat16(), rtol=2**-7, atol=1e-6)  # one rounding
 
 
 def test_channels_last_is_pytorchs(library):

@@ -18,8 +18,8 @@ from foveate.ops.kernels.autocast import cast_like_autocast
 LARGEST = 31
 """The largest side of a kernel."""
 
-SMALL = 400
-"""Pixels of a map up to which it is small: see `pays`."""
+SMALL, TINY = 400, 64
+"""Pixels of a map up to which it is small, or tiny: see `pays`."""
 
 Pair = tuple[int, int]
 
@@ -30,8 +30,9 @@ class Part(ctypes.Structure):
     _fields_ = (
         ("x", native.View),
         ("y", native.View),
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
+        ("seen", native.View),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
+        *((name, ctypes.c_void_p) for name in ("weight_gradient", "bias_gradient")),
         *((name, ctypes.c_int64) for name in ("batch", "channels", "height", "width")),
         *((name, ctypes.c_int64) for name in ("out_height", "out_width")),
         *((name, ctypes.c_int32 * 2) for name in ("kernel", "stride", "pad", "dilation", "stuff")),
@@ -49,38 +50,75 @@ def part(
     stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
-    stuffing: Pair = (1, 1),
-    turned: bool = False,
 ) -> Part:
-    """What a kernel does to channels: `y` is written, or, for weight gradients, read.
+    """What a kernel does to channels.
 
     Args:
         x, y: maps in and out, of as many channels; slices of channels will do.
         weight: float32 (C, 1, kernel_h, kernel_w), dense; None hands `x` on.
         bias: float32 (C,), or None.
         stride, padding, dilation: as of a convolution.
-        stuffing: distance of the pixels of `x` once zeros are stuffed between them.
-        turned: whether the kernel is turned over.
     """
+    part = _part(x, y.shape, weight, stride=stride, padding=padding, dilation=dilation)
+    part.y, part.bias = native.View.of(y), native.pointer(bias)
+    return part
+
+
+def back_part(
+    g: Tensor,
+    gx: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+) -> tuple[Part, Tensor, Tensor]:
+    """The way back of such a part, and the gradients of weight and bias, which it fills.
+
+    The kernel turned over is moved over `g`, with zeros between its pixels for strides.
+
+    Args:
+        g: gradient of what the part gave.
+        gx: where the gradient of `x` is written, unless None.
+        x, weight: what the part was given.
+        stride, padding, dilation: as the part has them.
+    """
+    sides = weight.shape[2:]
+    pads = [d * (k - 1) - p for k, p, d in zip(sides, padding, dilation, strict=True)]
+    part = _part(g, x.shape, weight, padding=pads, dilation=dilation, stuffing=stride)
+    part.turned, part.seen = True, native.View.of(x)
+    if gx is not None:
+        part.y = native.View.of(gx)
+    gw, gb = torch.empty_like(weight), weight.new_empty(weight.shape[0])
+    part.weight_gradient, part.bias_gradient = gw.data_ptr(), gb.data_ptr()
+    return part, gw, gb
+
+
+def _part(
+    x: Tensor,
+    out: Sequence[int],
+    weight: Tensor | None,
+    *,
+    padding: Sequence[int],
+    dilation: Pair,
+    stride: Pair = (1, 1),
+    stuffing: Pair = (1, 1),
+) -> Part:
+    pairs = {"stride": stride, "pad": padding, "dilation": dilation, "stuff": stuffing}
+    pairs["kernel"] = (0, 0) if weight is None else weight.shape[2:]
+    batch, channels, height, width = x.shape
     return Part(
-        native.View.of(x),
-        native.View.of(y),
-        native.pointer(weight),
-        native.pointer(bias),
-        *x.shape,
-        *y.shape[2:],
-        *(
-            (ctypes.c_int32 * 2)(*pair)
-            for pair in (
-                weight.shape[2:] if weight is not None else (0, 0),
-                stride,
-                padding,
-                dilation,
-                stuffing,
-            )
-        ),
-        turned,
-        x.dtype == torch.bfloat16,
+        x=native.View.of(x),
+        weight=native.pointer(weight),
+        batch=batch,
+        channels=channels,
+        height=height,
+        width=width,
+        out_height=out[2],
+        out_width=out[3],
+        half=x.dtype == torch.bfloat16,
+        **{name: (ctypes.c_int32 * 2)(*pair) for name, pair in pairs.items()},
     )
 
 
@@ -89,17 +127,9 @@ def convolve(parts: Sequence[Part]) -> None:
     native.call("foveate_depthwise", (Part * len(parts))(*parts), len(parts))
 
 
-def weight_gradient(read: Part, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of weight and bias, in float32, where `read.y` is the gradient of the output."""
-    gradient = torch.empty(weight.shape, dtype=torch.float32)
-    bias = torch.empty(weight.shape[0], dtype=torch.float32)
-    native.call(
-        "foveate_depthwise_weight",
-        ctypes.byref(read),
-        ctypes.c_void_p(gradient.data_ptr()),
-        ctypes.c_void_p(bias.data_ptr()),
-    )
-    return gradient, bias
+def convolve_back(parts: Sequence[Part]) -> None:
+    """The same on the way back; the gradients of weights and biases are filled."""
+    native.call("foveate_depthwise_back", (Part * len(parts))(*parts), len(parts))
 
 
 def depthwise_conv2d(
@@ -127,7 +157,7 @@ def depthwise_conv2d(
             f"{x.shape[1]} channels: give ({x.shape[1]}, 1, height, width)"
         )
     strides, pads, dilations = _pair(stride), _pair(padding), _pair(dilation)
-    if fits(x, weight, bias, pads, dilations) and pays(x, weight, bias):
+    if fits(x, weight, bias, pads, dilations) and pays(x, weight, bias, strides):
         x, weight, bias = cast_like_autocast(x, weight, bias)
         return _Depthwise.apply(native.dense(x), weight, bias, strides, pads, dilations)
     return F.conv2d(x, weight, bias, strides, pads, dilations, groups=x.shape[1])
@@ -146,19 +176,17 @@ def fits(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, dilation
     )
 
 
-def pays(x: Tensor, *weights: Tensor | None) -> bool:
-    """Whether a kernel was measured to be faster than PyTorch (`benchmarks/kernels.py`).
+def pays(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair) -> bool:
+    """Whether the kernel was measured to be faster than PyTorch's (`benchmarks/kernels.py`).
 
-    Gradients nearly always pay. A forward pass alone does not for bands, nor
-    for small maps under small kernels or with channels apart.
+    Gradients pay, but for small kernels that stride in channels_last. A forward
+    pass alone does not over tiny maps, nor for a wide band over small ones.
     """
-    small = x.shape[2] * x.shape[3] <= SMALL
-    height, width = weights[0].shape[2:] if weights[0] is not None else (1, 1)
-    if native.learns(x, *weights):
-        return not (small and (height * width <= 9 or width == 1))
-    if min(height, width) == 1:
+    height, width = weight.shape[2:]
+    if max(stride) > 1 and height * width <= 9 and not x.is_contiguous():
         return False
-    return not small or (height * width > 9 and not x.is_contiguous())
+    pixels = x.shape[2] * x.shape[3]
+    return native.learns(x, weight, bias) or pixels > (SMALL if height == 1 else TINY)
 
 
 class _Depthwise(torch.autograd.Function):
@@ -207,18 +235,16 @@ def fast_gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x, weight and bias by the kernel; those that nobody wants are None."""
     g = native.dense(g)
-    gx = gw = gb = None
-    if wanted[0]:
-        gx = native.like(g, x.shape)
-        sides = weight.shape[2:]
-        turned = [d * (k - 1) - p for k, p, d in zip(sides, padding, dilation, strict=True)]
-        kernel = weight.float().contiguous()
-        how = {"padding": turned, "dilation": dilation, "stuffing": stride, "turned": True}
-        convolve([part(g, gx, kernel, **how)])
+    gx = native.like(g, x.shape) if wanted[0] else None
+    kernel = weight.float().contiguous()
+    how = {"stride": stride, "padding": padding, "dilation": dilation}
+    back, gw, gb = back_part(g, gx, x, kernel, **how)
     if wanted[1] or wanted[2]:
-        read = part(x, g, weight, stride=stride, padding=padding, dilation=dilation)
-        gw, gb = (t.to(weight.dtype) for t in weight_gradient(read, weight))
-    return gx, gw, gb if wanted[2] else None
+        convolve_back([back])
+    else:
+        convolve([back])
+    dtype = weight.dtype
+    return gx, gw.to(dtype) if wanted[1] else None, gb.to(dtype) if wanted[2] else None
 
 
 def slow_gradients(

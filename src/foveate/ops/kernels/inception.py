@@ -9,13 +9,14 @@ from torch.nn import functional as F
 from foveate.ops.kernels import native
 from foveate.ops.kernels.autocast import cast_like_autocast
 from foveate.ops.kernels.depthwise import (
-    SMALL,
+    TINY,
     Part,
+    back_part,
     convolve,
+    convolve_back,
     fits,
     part,
     slow_gradients,
-    weight_gradient,
 )
 
 
@@ -41,10 +42,10 @@ def inception_mix(x: Tensor, *weights_and_biases: Tensor) -> Tensor:
 def pays(x: Tensor, *weights_and_biases: Tensor) -> bool:
     """Whether the kernel was measured to be faster than its twin.
 
-    It always is, but for a forward pass alone over small maps with channels apart.
+    It always is, but for a forward pass alone over tiny maps with channels apart.
     """
-    small = x.shape[2] * x.shape[3] <= SMALL
-    return native.learns(x, *weights_and_biases) or not (small and x.is_contiguous())
+    tiny = x.shape[2] * x.shape[3] <= TINY
+    return native.learns(x, *weights_and_biases) or not (tiny and x.is_contiguous())
 
 
 def plain_inception_mix(x: Tensor, *weights_and_biases: Tensor) -> Tensor:
@@ -70,7 +71,12 @@ class _Inception(torch.autograd.Function):
         y = torch.empty_like(x)
         weights = [w.float().contiguous() for w in weights_and_biases[::2]]
         biases = [b.float().contiguous() for b in weights_and_biases[1::2]]
-        convolve(_parts(x, y, weights, biases))
+        ranges = _ranges(x, weights)
+        parts = [
+            part(x[:, at], y[:, at], w, b, padding=same(w))
+            for w, b, at in zip(weights, biases, ranges, strict=True)
+        ]
+        convolve([*_handed_on(x, y, ranges), *parts])
         ctx.save_for_backward(x, *weights_and_biases[::2])
         return y
 
@@ -80,29 +86,22 @@ class _Inception(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _derivable(gradients[0], x, weights)
         g = native.dense(gradients[0])
-        gx = None
-        if ctx.needs_input_grad[0]:
-            gx = torch.empty_like(g)
-            kernels = [w.float().contiguous() for w in weights]
-            convolve(_parts(g, gx, kernels, [None] * len(kernels), turned=True))
-        found: list[Tensor | None] = []
-        for w, at in zip(weights, _ranges(x, weights), strict=True):
-            read = part(x[:, at], g[:, at], w, padding=same(w))
-            found += (t.to(w.dtype) for t in weight_gradient(read, w))
-        return gx, *found
+        gx = torch.empty_like(g) if ctx.needs_input_grad[0] else None
+        ranges, parts, found = _ranges(x, weights), [], []
+        kernels = [w.float().contiguous() for w in weights]
+        for w, at in zip(kernels, ranges, strict=True):
+            to = None if gx is None else gx[:, at]
+            back, *shares = back_part(g[:, at], to, x[:, at], w, padding=same(w))
+            parts.append(back)
+            found += shares
+        convolve_back([*_handed_on(g, gx, ranges), *parts])
+        return gx, *(t.to(weights[0].dtype) for t in found)
 
 
-def _parts(
-    x: Tensor, y: Tensor, weights: list[Tensor], biases: list, turned: bool = False
-) -> list[Part]:
-    """One for the channels that pass, and one for each group."""
-    ranges = _ranges(x, weights)
-    parts = [
-        part(x[:, at], y[:, at], w, b, padding=same(w), turned=turned)
-        for w, b, at in zip(weights, biases, ranges, strict=True)
-    ]
+def _handed_on(x: Tensor, y: Tensor | None, ranges: list[slice]) -> list[Part]:
+    """The first channels as a part, if they are any and wanted."""
     passed = ranges[0].start
-    return [part(x[:, :passed], y[:, :passed], None), *parts] if passed else parts
+    return [part(x[:, :passed], y[:, :passed], None)] if passed and y is not None else []
 
 
 def _ranges(x: Tensor, weights: list[Tensor]) -> list[slice]:

@@ -16,6 +16,7 @@ class _Job(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "g", "out", "weight", "bias")),
         *((name, ctypes.c_void_p) for name in ("weight_gradient", "bias_gradient")),
+        *((name, ctypes.c_void_p) for name in ("means", "scales")),
         *((name, ctypes.c_int64) for name in ("batch", "channels", "pixels")),
         ("eps", ctypes.c_float),
         ("half", ctypes.c_int32),
@@ -62,18 +63,19 @@ def plain_layer_norm_channels(
 class _ChannelNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
-        y = torch.empty_like(x)
+        y, learns = torch.empty_like(x), any(ctx.needs_input_grad)
         scale = weight.float().contiguous()
         offset = None if bias is None else bias.float().contiguous()
-        job = _Job.of(x, eps, out=y, weight=scale, bias=offset)
+        means, scales = torch.empty(2, *x.shape[::2], x.shape[3]) if learns else (None, None)
+        job = _Job.of(x, eps, out=y, weight=scale, bias=offset, means=means, scales=scales)
         native.call("foveate_layer_norm", ctypes.byref(job))
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, means, scales)
         ctx.eps, ctx.has_bias = eps, bias is not None
         return y
 
     @staticmethod
     def backward(ctx, *gradients):
-        x, weight = ctx.saved_tensors
+        x, weight, means, scales = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *_derivable(gradients[0], x, weight, ctx.eps, ctx.has_bias), None
         g = gradients[0].contiguous()
@@ -81,7 +83,7 @@ class _ChannelNorm(torch.autograd.Function):
         kernel = weight.float().contiguous()
         gw, gb = torch.empty_like(kernel), torch.empty_like(kernel)
         wanted = {"out": gx, "weight_gradient": gw, "bias_gradient": gb}
-        job = _Job.of(x, ctx.eps, g=g, weight=kernel, **wanted)
+        job = _Job.of(x, ctx.eps, g=g, weight=kernel, means=means, scales=scales, **wanted)
         native.call("foveate_layer_norm_back", ctypes.byref(job))
         return gx, gw.to(weight.dtype), gb.to(weight.dtype) if ctx.has_bias else None, None
 

@@ -1,30 +1,19 @@
-/* Depthwise convolution: output, input gradient and weight gradient.
+/* Depthwise convolution, and its gradients.
  *
- * A unit of work is one image and LANES channels. The rows under the kernel
+ * A unit of work is some images and LANES channels. The rows under the kernel
  * are kept as vectors in a ring that the caches hold, with their padding, so
  * that any layout, type and border come to the same inner loop: T outputs in
  * registers, onto which J taps of a row fall at a time.
  *
  * The input gradient is the same convolution of the output's gradient, with
- * the kernel turned over and zeros stuffed between pixels where it strides.
+ * the kernel turned over and zeros stuffed between pixels where it strides. A
+ * tap's own gradient is the sum of what it was multiplied with times what the
+ * input held at that place, so both come out of one pass: `seen` is that input.
  */
-#include "lanes.h"
+#include "columns.h"
 
 #define MOST_TAPS 64 /* rows of a kernel */
-#define COPY 0       /* a height of 0 says: no kernel, hand the channels on */
-
-typedef struct {
-    view x, y;
-    const float *weight, *bias; /* (channels, kernel_h, kernel_w); (channels) or null */
-    int64_t batch, channels, height, width, out_height, out_width;
-    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-    int32_t stuff_h, stuff_w; /* distance of input pixels once zeros are stuffed between */
-    int32_t turned, half;     /* kernel turned over; x and y are bfloat16 */
-} depthwise;
-
-INLINE int64_t blocks_of(const depthwise *d) { return (d->channels + LANES - 1) / LANES; }
-INLINE int64_t taps_of(const depthwise *d) { return (int64_t)d->kernel_h * d->kernel_w; }
-INLINE int64_t rows_of(const depthwise *d) { return (d->height - 1) * d->stuff_h + 1; }
+#define SMALL 1024   /* pixels of a map up to which the caches hold two slabs */
 
 /* ---------------------------------------------------------------- rows under the kernel */
 
@@ -43,13 +32,15 @@ static ring ring_of(const depthwise *d) {
 INLINE float *slot(const ring *r, int64_t row) { return r->memory + row % r->slots * r->pitch; }
 
 /* Read the rows before `end` that are not there yet; padding is zero from the start. */
-INLINE void advance(ring *r, const depthwise *d, const char *x, int64_t end, int lanes) {
+INLINE void advance(
+    ring *r, const depthwise *d, const char *x, const char *later, int64_t end, int lanes
+) {
     r->next = most(r->next, most(0, end - r->slots));
     for (end = least(end, rows_of(d)); r->next < end; r->next++) {
         if (r->next % d->stuff_h) continue;
         const char *row = x + r->next / d->stuff_h * d->x.h * element_size(d->half);
         float *to = slot(r, r->next) + d->pad_w * LANES;
-        expect(row + d->x.h * element_size(d->half), d->x, d->width, element_size(d->half));
+        expect(later + (row - x), d->x, d->width, d->half, 0);
         pack(to, d->stuff_w * LANES, row, d->x, d->width, lanes, d->half);
     }
 }
@@ -70,26 +61,38 @@ INLINE int under(const ring *r, const depthwise *d, int64_t row, const float **r
 
 /* Let J taps of a row fall onto T outputs. */
 INLINE void fall(
-    const int T, const int J, vec *sum, const float *x, const float *weight, const int stride,
-    const int dilation
+    const int T, const int J, vec *sum, const float *x, const float *weight, const float *seen,
+    float *shares, const int stride, const int dilation
 ) {
-    vec tap[8];
-    UNROLL for (int j = 0; j < J; j++) tap[j] = load(weight + j * LANES);
+    vec tap[8], share[8];
+    UNROLL for (int j = 0; j < J; j++) {
+        tap[j] = load(weight + j * LANES);
+        if (seen) share[j] = load(shares + j * LANES);
+    }
     if (stride == 1 && dilation == 1) {
         UNROLL for (int i = 0; i < T + J - 1; i++) {
             vec pixel = load(x + i * LANES);
             UNROLL for (int j = 0; j < J; j++)
-                if (i - j >= 0 && i - j < T) sum[i - j] += pixel * tap[j];
+                if (i - j >= 0 && i - j < T) {
+                    sum[i - j] += pixel * tap[j];
+                    if (seen) share[j] += pixel * load(seen + (i - j) * LANES);
+                }
         }
     } else
         UNROLL for (int j = 0; j < J; j++)
-            UNROLL for (int t = 0; t < T; t++)
-                sum[t] += load(x + (t * stride + j * dilation) * LANES) * tap[j];
+            UNROLL for (int t = 0; t < T; t++) {
+                vec pixel = load(x + (t * stride + j * dilation) * LANES);
+                sum[t] += pixel * tap[j];
+                if (seen) share[j] += pixel * load(seen + t * LANES);
+            }
+    if (seen) UNROLL for (int j = 0; j < J; j++) store(shares + j * LANES, share[j]);
 }
 
 typedef struct {
     const float *rows[MOST_TAPS], *taps[MOST_TAPS];
-    int count, width; /* rows that count, taps in each */
+    const float *seen;        /* the input's row, for the taps' gradients */
+    float *shares[MOST_TAPS]; /* where these are summed, as the taps lie */
+    int count, width;         /* rows that count, taps in each */
     vec bias;
     float *out;
     int64_t pitch;      /* floats from output to output */
@@ -97,50 +100,60 @@ typedef struct {
 } stencil;
 
 /* T outputs from `first` on: all taps that lie on the map for any of them. */
-INLINE void outputs(const int T, const stencil *s, int64_t first, const int stride, const int dilation) {
+INLINE void outputs(
+    const int T, const stencil *s, int64_t first, const int stride, const int dilation, const int learns
+) {
     int64_t from = 0, to = s->width;
     if (stride == 1 && dilation == 1) {
         from = most(0, s->pad - first - T + 1);
-        to = least(to, s->pad + s->across - first);
+        to = most(from, least(to, s->pad + s->across - first));
     }
     vec sum[T];
     UNROLL for (int t = 0; t < T; t++) sum[t] = s->bias;
+    const float *seen = learns ? s->seen + first * LANES : 0;
     for (int r = 0; r < s->count; r++) {
         const float *x = s->rows[r] + (first * stride + from * dilation) * LANES;
         const float *tap = s->taps[r] + from * LANES;
+        float *share = learns ? s->shares[r] + from * LANES : 0;
         int64_t left = to - from;
-        for (; left >= 8; left -= 8, x += 8 * dilation * LANES, tap += 8 * LANES)
-            fall(T, 8, sum, x, tap, stride, dilation);
+        for (; left >= 8; left -= 8, x += 8 * dilation * LANES, tap += 8 * LANES, share += 8 * LANES)
+            fall(T, 8, sum, x, tap, seen, share, stride, dilation);
         if (left & 4) {
-            fall(T, 4, sum, x, tap, stride, dilation);
-            x += 4 * dilation * LANES, tap += 4 * LANES;
+            fall(T, 4, sum, x, tap, seen, share, stride, dilation);
+            x += 4 * dilation * LANES, tap += 4 * LANES, share += 4 * LANES;
         }
         switch (left & 3) {
-            case 1: fall(T, 1, sum, x, tap, stride, dilation); break;
-            case 2: fall(T, 2, sum, x, tap, stride, dilation); break;
-            case 3: fall(T, 3, sum, x, tap, stride, dilation); break;
+            case 1: fall(T, 1, sum, x, tap, seen, share, stride, dilation); break;
+            case 2: fall(T, 2, sum, x, tap, seen, share, stride, dilation); break;
+            case 3: fall(T, 3, sum, x, tap, seen, share, stride, dilation); break;
         }
     }
     UNROLL for (int t = 0; t < T; t++) store(s->out + (first + t) * s->pitch, sum[t]);
 }
 
-INLINE void output_row(const stencil *s, int64_t width, const int stride, const int dilation) {
+INLINE void output_row(
+    const stencil *s, int64_t width, const int stride, const int dilation, const int learns
+) {
     int64_t t = 0;
     int wide = s->width <= s->across; /* else shorter tiles have fewer taps on the map */
-    for (; wide && t + 14 <= width; t += 14) outputs(14, s, t, stride, dilation);
-    for (; t + 8 <= width && (wide || width % 7); t += 8) outputs(8, s, t, stride, dilation);
-    for (; t + 7 <= width; t += 7) outputs(7, s, t, stride, dilation);
-    for (; t + 4 <= width; t += 4) outputs(4, s, t, stride, dilation);
-    for (; t < width; t++) outputs(1, s, t, stride, dilation);
+    for (; wide && t + 14 <= width; t += 14) outputs(14, s, t, stride, dilation, learns);
+    for (; t + 8 <= width && (wide || width % 7); t += 8) outputs(8, s, t, stride, dilation, learns);
+    for (; t + 7 <= width; t += 7) outputs(7, s, t, stride, dilation, learns);
+    for (; t + 4 <= width; t += 4) outputs(4, s, t, stride, dilation, learns);
+    for (; t < width; t++) outputs(1, s, t, stride, dilation, learns);
 }
 
-static void dense_row(const stencil *s, int64_t width) { output_row(s, width, 1, 1); }
+static void dense_row(const stencil *s, int64_t width) { output_row(s, width, 1, 1, 0); }
 static void spread_row(const stencil *s, int64_t width, int stride, int dilation) {
-    output_row(s, width, stride, dilation);
+    output_row(s, width, stride, dilation, 0);
+}
+static void learn_dense_row(const stencil *s, int64_t width) { output_row(s, width, 1, 1, 1); }
+static void learn_spread_row(const stencil *s, int64_t width, int dilation) {
+    output_row(s, width, 1, dilation, 1);
 }
 
-/* Where the taps of LANES channels lie: as vectors, one after the other. */
-INLINE int64_t tap_floats(const depthwise *d) { return taps_of(d) * LANES; }
+/* Where the taps of LANES channels lie: as vectors, one after the other, and last the bias's. */
+INLINE int64_t tap_floats(const depthwise *d) { return (taps_of(d) + 1) * LANES; }
 
 static void read_taps(float *to, const depthwise *d, int64_t channel) {
     int64_t taps = taps_of(d), lanes = least(d->channels - channel, LANES);
@@ -153,71 +166,91 @@ static void read_taps(float *to, const depthwise *d, int64_t channel) {
 
 INLINE int64_t row_floats(const depthwise *d) { return d->out_width * LANES; }
 
-/* One image and up to LANES channels; `memory` holds the ring, zeroed, and a row of outputs. */
-static void convolve(const depthwise *d, int64_t image, int64_t channel, const float *taps, float *memory) {
-    int lanes = (int)least(d->channels - channel, LANES), at[MOST_TAPS];
+/* What the rows from `first` on, read into the ring, add to the bias's gradient. */
+INLINE void share_of_bias(const ring *r, const depthwise *d, int64_t first, float *share) {
+    vec sum = load(share);
+    for (int64_t row = first; row < r->next; row++)
+        if (row % d->stuff_h == 0) {
+            const float *pixel = slot(r, row) + d->pad_w * LANES;
+            for (int64_t i = 0; i < d->width; i++) sum += load(pixel + i * d->stuff_w * LANES);
+        }
+    store(share, sum);
+}
+
+/* Convolve a slab, while the next is fetched; `memory` holds the ring, zeroed, and two rows. */
+static void convolve(
+    const depthwise *d, slab now, slab next, const float *taps, float *shares, float *memory
+) {
+    int lanes = (int)least(d->channels - now.channel, LANES), at[MOST_TAPS];
     ring r = ring_of(d);
     r.memory = memory;
-    float *out = memory + r.slots * r.pitch;
-    int straight = d->y.c == 1 && lanes == LANES && !d->half; /* to memory without a detour */
+    float *out = memory + r.slots * r.pitch, *seen = out + row_floats(d);
+    int straight = d->y.data && d->y.c == 1 && lanes == LANES && !d->half; /* to memory without a detour */
     stencil s = {
         .width = d->kernel_w,
         .out = out,
+        .seen = seen,
         .pitch = straight ? d->y.w : LANES,
         .pad = d->pad_w,
         .across = (d->width - 1) * d->stuff_w + 1,
     };
-    if (d->bias) s.bias = load_part((const char *)(d->bias + channel), lanes, 0);
+    if (d->bias) s.bias = load_part((const char *)(d->bias + now.channel), lanes, 0);
     int64_t size = element_size(d->half);
-    const char *x = d->x.data + (image * d->x.n + channel * d->x.c) * size;
-    char *y = d->y.data + (image * d->y.n + channel * d->y.c) * size;
+    int small = d->height * d->width <= SMALL; /* ask for the next slab, else for the next row */
+    const char *x = begin_of(d->x, now, d->half), *input = begin_of(d->seen, now, d->half);
+    char *y = (char *)begin_of(d->y, now, d->half);
+    const char *later_x = small ? begin_of(d->x, next, d->half) : x + d->x.h * size;
+    const char *later_y = small ? begin_of(d->y, next, d->half) : y + d->y.h * size;
+    const char *later = small ? begin_of(d->seen, next, d->half) : input + d->seen.h * size;
     for (int64_t row = 0; row < d->out_height; row++) {
-        advance(&r, d, x, row * d->stride_h - d->pad_h + r.slots, lanes);
+        int64_t known = r.next;
+        advance(&r, d, x, later_x, row * d->stride_h - d->pad_h + r.slots, lanes);
         s.count = under(&r, d, row, s.rows, at);
         for (int i = 0; i < s.count; i++) s.taps[i] = taps + (int64_t)at[i] * d->kernel_w * LANES;
         char *to = y + row * d->y.h * size;
+        if (d->y.data) expect(later_y + row * d->y.h * size, d->y, d->out_width, d->half, 1);
         if (straight) s.out = (float *)to;
-        if (d->stride_w == 1 && d->dilation_w == 1) dense_row(&s, d->out_width);
+        if (shares) {
+            int64_t at_row = row * d->seen.h * size;
+            expect(later + at_row, d->seen, d->out_width, d->half, 0);
+            pack(seen, LANES, input + at_row, d->seen, d->out_width, lanes, d->half);
+            share_of_bias(&r, d, known, shares + taps_of(d) * LANES);
+            for (int i = 0; i < s.count; i++)
+                s.shares[i] = shares + (int64_t)at[i] * d->kernel_w * LANES;
+            if (d->dilation_w == 1) learn_dense_row(&s, d->out_width);
+            else learn_spread_row(&s, d->out_width, d->dilation_w);
+        } else if (d->stride_w == 1 && d->dilation_w == 1) dense_row(&s, d->out_width);
         else spread_row(&s, d->out_width, d->stride_w, d->dilation_w);
-        if (!straight) unpack(to, d->y, out, LANES, d->out_width, lanes, d->half);
+        if (!straight && d->y.data) unpack(to, d->y, out, LANES, d->out_width, lanes, d->half);
     }
+}
+
+/* Floats of memory that a slab needs. */
+INLINE int64_t memory_floats(const depthwise *d) {
+    ring r = ring_of(d);
+    return is_column(d) ? column_floats(d) : r.slots * r.pitch + 2 * row_floats(d);
 }
 
 /* Hand on all channels of one image, which lies in both maps in the same order. */
 static void copy(const depthwise *d, int64_t image) {
-    int64_t size = element_size(d->half), last = d->x.c == 1;
-    int64_t runs = last ? d->width : d->channels, length = last ? d->channels : d->width;
-    int64_t x_step = (last ? d->x.w : d->x.c) * size, y_step = (last ? d->y.w : d->y.c) * size;
-    for (int64_t row = 0; row < d->height; row++) {
-        const char *x = d->x.data + (image * d->x.n + row * d->x.h) * size;
-        char *y = d->y.data + (image * d->y.n + row * d->y.h) * size;
-        for (int64_t i = 0; i < runs; i++, x += x_step, y += y_step)
-            for (int64_t c = 0; c < length; c += LANES) {
-                int lanes = (int)least(length - c, LANES);
-                store_part(y + c * size, load_part(x + c * size, lanes, d->half), lanes, d->half);
-            }
-    }
+    int last = d->x.c == 1;
+    int64_t pixels = d->height * d->width, size = element_size(d->half);
+    int64_t runs = last ? pixels : 1, length = size * (last ? d->channels : d->channels * pixels);
+    const char *x = begin_of(d->x, (slab){image, 0}, d->half);
+    char *y = (char *)begin_of(d->y, (slab){image, 0}, d->half);
+    for (int64_t i = 0; i < runs; i++, x += d->x.w * size, y += d->y.w * size)
+        memcpy(y, x, (size_t)length);
 }
 
 typedef struct {
     const depthwise *parts;
     int count, failed;
-    float *taps; /* of all blocks of all parts */
+    int64_t splits, floats; /* parts of the batch; floats of the taps of all blocks */
+    float *taps;            /* (floats) */
+    float *shares;          /* (splits, floats): the taps' gradients, or null */
 } parts_job;
 
 INLINE int64_t units_of(const depthwise *d) { return d->kernel_h == COPY ? 1 : blocks_of(d); }
-
-/* The part to which a unit of an image belongs; what is left is the unit's number in the part. */
-INLINE int part_of(const parts_job *job, int64_t *unit, float **taps) {
-    int p = 0;
-    *taps = job->taps;
-    for (; *unit >= units_of(job->parts + p); p++) {
-        *unit -= units_of(job->parts + p);
-        *taps += blocks_of(job->parts + p) * tap_floats(job->parts + p);
-    }
-    *taps += *unit * tap_floats(job->parts + p);
-    return p;
-}
 
 static int64_t each_image(const parts_job *job) {
     int64_t units = 0;
@@ -225,23 +258,36 @@ static int64_t each_image(const parts_job *job) {
     return units;
 }
 
+/* The part to which a unit of an image belongs, the unit's number in it, and where its taps lie. */
+typedef struct {
+    int part;
+    int64_t block, taps;
+} place;
+
+INLINE place place_of(const parts_job *job, int64_t unit) {
+    place at = {0, unit, 0};
+    for (const depthwise *d = job->parts; at.block >= units_of(d); d++, at.part++) {
+        at.block -= units_of(d);
+        if (d->kernel_h != COPY) at.taps += blocks_of(d) * tap_floats(d);
+    }
+    at.taps += at.block * tap_floats(job->parts + at.part);
+    return at;
+}
+
 static void read_all_taps(int64_t begin, int64_t end, void *context) {
     parts_job *job = context;
     for (int64_t unit = begin; unit < end; unit++) {
-        int64_t block = unit;
-        float *taps;
-        const depthwise *d = job->parts + part_of(job, &block, &taps);
-        if (d->kernel_h != COPY) read_taps(taps, d, block * LANES);
+        place at = place_of(job, unit);
+        const depthwise *d = job->parts + at.part;
+        if (d->kernel_h != COPY) read_taps(job->taps + at.taps, d, at.block * LANES);
     }
 }
 
 static void convolve_parts(int64_t begin, int64_t end, void *context) {
     parts_job *job = context;
-    int64_t each = each_image(job), most_floats = 0;
-    for (int p = 0; p < job->count; p++) {
-        ring r = ring_of(job->parts + p);
-        most_floats = most(most_floats, r.slots * r.pitch + row_floats(job->parts + p));
-    }
+    int64_t each = each_image(job), most_floats = 0, batch = job->parts->batch;
+    for (int p = 0; p < job->count; p++)
+        most_floats = most(most_floats, memory_floats(job->parts + p));
     float *memory = zeros(most_floats);
     if (!memory) {
         job->failed = 1;
@@ -249,170 +295,79 @@ static void convolve_parts(int64_t begin, int64_t end, void *context) {
     }
     int before = -1; /* the part whose ring is in memory; it leaves its padding zero */
     for (int64_t unit = begin; unit < end; unit++) {
-        int64_t block = unit % each;
-        float *taps;
-        int p = part_of(job, &block, &taps);
-        const depthwise *d = job->parts + p;
-        if (d->kernel_h == COPY) {
-            copy(d, unit / each);
-            continue;
+        place at = place_of(job, unit % each);
+        const depthwise *d = job->parts + at.part;
+        int64_t split = unit / each, last = batch * (split + 1) / job->splits;
+        float *shares = job->shares && d->seen.data ? job->shares + split * job->floats + at.taps : 0;
+        if (d->kernel_h != COPY && before != at.part) {
+            if (before >= 0) memset(memory, 0, 4 * (size_t)most_floats);
+            before = at.part;
         }
-        if (before >= 0 && before != p) memset(memory, 0, 4 * (size_t)most_floats);
-        convolve(d, unit / each, block * LANES, taps, memory);
-        before = p;
+        int64_t first = batch * split / job->splits;
+        for (int64_t image = first; image < last; image++)
+            if (d->kernel_h == COPY) copy(d, image);
+            else {
+                slab now = {image, at.block * LANES}, next = {image, now.channel + LANES};
+                if (last - first > 1 || next.channel >= d->channels)
+                    next = (slab){least(image + 1, batch - 1), last - first > 1 ? now.channel : 0};
+                if (is_column(d)) convolve_columns(d, now, job->taps + at.taps, shares, memory);
+                else convolve(d, now, next, job->taps + at.taps, shares, memory);
+            }
     }
     free(memory);
+}
+
+/* Add up the shares of all parts of the batch, in order; the taps were turned over. */
+static void add_shares(int64_t begin, int64_t end, void *context) {
+    parts_job *job = context;
+    for (int64_t unit = begin; unit < end; unit++) {
+        place at = place_of(job, unit);
+        const depthwise *d = job->parts + at.part;
+        if (d->kernel_h == COPY) continue;
+        int64_t taps = taps_of(d), first = at.block * LANES;
+        for (int64_t k = 0; k <= taps; k++) {
+            vec sum = {0};
+            for (int64_t split = 0; split < job->splits; split++)
+                sum += load(job->shares + split * job->floats + at.taps + k * LANES);
+            for (int64_t lane = 0; lane < least(LANES, d->channels - first); lane++) {
+                float *to = k == taps ? d->bias_gradient + first + lane
+                                      : d->weight_gradient + (first + lane) * taps + taps - 1 - k;
+                *to = sum[lane];
+            }
+        }
+    }
+}
+
+static int run_parts(parts_job *job, int64_t splits, int learns, loop run) {
+    int64_t each = each_image(job);
+    job->splits = splits;
+    for (int p = 0; p < job->count; p++)
+        if (job->parts[p].kernel_h != COPY)
+            job->floats += blocks_of(job->parts + p) * tap_floats(job->parts + p);
+    job->taps = zeros(most(job->floats, LANES));
+    if (learns) job->shares = zeros(splits * job->floats);
+    int failed = !job->taps || (learns && !job->shares) ||
+                 run(0, each, 16, read_all_taps, job) ||
+                 run(0, splits * each, 1, convolve_parts, job) || job->failed ||
+                 (learns && run(0, each, 16, add_shares, job));
+    free(job->taps);
+    free(job->shares);
+    return failed;
 }
 
 /* Convolve groups of channels of the same maps, each with a kernel of its own or none. */
 int foveate_depthwise(const depthwise *parts, int count, loop run) {
-    parts_job job = {parts, count, 0, 0};
-    int64_t floats = 0;
-    for (int p = 0; p < count; p++) floats += blocks_of(parts + p) * tap_floats(parts + p);
-    job.taps = zeros(most(floats, LANES));
-    if (!job.taps) return 1;
-    int64_t each = each_image(&job);
-    int failed = run(0, each, 16, read_all_taps, &job) ||
-                 run(0, parts->batch * each, 1, convolve_parts, &job) || job.failed;
-    free(job.taps);
-    return failed;
+    parts_job job = {.parts = parts, .count = count};
+    return run_parts(&job, parts->batch, 0, run);
 }
 
-/* ---------------------------------------------------------------- weight gradient */
-
-/* Sums of g times x for R rows of J taps; rows of sums are `pitch` taps apart. */
-INLINE void correlate(
-    const int R, const int J, float *sums, int64_t pitch, const float *const *x, const float *g,
-    int64_t width, const int stride, const int dilation
-) {
-    vec sum[R * J];
-    UNROLL for (int i = 0; i < R * J; i++) sum[i] = load(sums + (i / J * pitch + i % J) * LANES);
-    for (int64_t w = 0; w < width; w++) {
-        vec gradient = load(g + w * LANES);
-        UNROLL for (int i = 0; i < R * J; i++)
-            sum[i] += gradient * load(x[i / J] + (w * stride + i % J * dilation) * LANES);
-    }
-    UNROLL for (int i = 0; i < R * J; i++) store(sums + (i / J * pitch + i % J) * LANES, sum[i]);
-}
-
-typedef struct {
-    const float *rows[MOST_TAPS], *g;
-    float *sums; /* of the first row's taps; the others follow */
-    int count, width;
-    int64_t outputs;     /* of the row */
-    int64_t pad, across; /* where the map begins in a row, and how wide it is; dense rows only */
-} gradient_row;
-
-/* As many rows at once as give some eight sums or more, which hide an addition's latency. */
-#define ROWS(R, J)                                                                          \
-    if (wide == J && s->count - r >= R) {                                                   \
-        const float *x[R];                                                                  \
-        UNROLL for (int i = 0; i < R; i++)                                                  \
-            x[i] = s->rows[r + i] + (from * stride + j * dilation) * LANES;                 \
-        float *sums = s->sums + (r * s->width + j) * LANES;                                 \
-        const float *g = s->g + from * LANES;                                               \
-        correlate(R, J, sums, s->width, x, g, to - from, stride, dilation);                 \
-        r += R;                                                                             \
-        continue;                                                                           \
-    }
-
-INLINE void correlate_row(const gradient_row *s, const int stride, const int dilation) {
-    for (int j = 0, wide; j < s->width; j += wide) {
-        wide = s->width - j == 9 ? 5 : (int)least(s->width - j, 8);
-        int64_t from = 0, to = s->outputs; /* of which a tap of these lies on the map */
-        if (stride == 1 && dilation == 1) {
-            from = least(to, most(0, s->pad - j - wide + 1));
-            to = most(from, least(to, s->pad + s->across - j));
-        }
-        for (int r = 0; r < s->count;) {
-            ROWS(8, 1) ROWS(4, 1) ROWS(2, 1) ROWS(1, 1)
-            ROWS(3, 3) ROWS(2, 3) ROWS(1, 3)
-            ROWS(2, 4) ROWS(1, 4)
-            ROWS(2, 5) ROWS(1, 5)
-            ROWS(2, 7) ROWS(1, 7)
-            ROWS(2, 8) ROWS(1, 8)
-        }
-    }
-}
-
-static void correlate_dense(const gradient_row *s) { correlate_row(s, 1, 1); }
-static void correlate_spread(const gradient_row *s, int stride, int dilation) {
-    correlate_row(s, stride, dilation);
-}
-
-typedef struct {
-    const depthwise *d;
-    float *sums; /* (blocks, splits, taps + 1, LANES), the bias's last */
-    int64_t splits;
-    int failed;
-} weight_job;
-
-static int correlate_images(const depthwise *d, int64_t channel, int64_t from, int64_t to, float *sums) {
-    int lanes = (int)least(d->channels - channel, LANES), at[MOST_TAPS];
-    ring r = ring_of(d);
-    float *memory = zeros(r.slots * r.pitch + d->out_width * LANES);
-    if (!memory) return 1;
-    r.memory = memory;
-    float *g = memory + r.slots * r.pitch;
-    gradient_row s = {
-        .g = g,
-        .width = d->kernel_w,
-        .outputs = d->out_width,
-        .pad = d->pad_w,
-        .across = d->width,
-    };
-    int64_t size = element_size(d->half);
-    vec bias = {0};
-    for (int64_t image = from; image < to; image++) {
-        const char *x = d->x.data + (image * d->x.n + channel * d->x.c) * size;
-        const char *y = d->y.data + (image * d->y.n + channel * d->y.c) * size;
-        r.next = 0;
-        for (int64_t row = 0; row < d->out_height; row++) {
-            advance(&r, d, x, row * d->stride_h - d->pad_h + r.slots, lanes);
-            pack(g, LANES, y + row * d->y.h * size, d->y, d->out_width, lanes, d->half);
-            for (int64_t w = 0; w < d->out_width; w++) bias += load(g + w * LANES);
-            s.count = under(&r, d, row, s.rows, at);
-            if (!s.count) continue;
-            s.sums = sums + (int64_t)at[0] * d->kernel_w * LANES;
-            if (d->stride_w == 1 && d->dilation_w == 1) correlate_dense(&s);
-            else correlate_spread(&s, d->stride_w, d->dilation_w);
-        }
-    }
-    store(sums + taps_of(d) * LANES, bias);
-    free(memory);
-    return 0;
-}
-
-static void correlate_splits(int64_t begin, int64_t end, void *context) {
-    weight_job *job = context;
-    const depthwise *d = job->d;
-    for (int64_t unit = begin; unit < end; unit++) {
-        int64_t split = unit % job->splits, channel = unit / job->splits * LANES;
-        int64_t from = d->batch * split / job->splits, to = d->batch * (split + 1) / job->splits;
-        float *sums = job->sums + unit * (taps_of(d) + 1) * LANES;
-        if (correlate_images(d, channel, from, to, sums)) job->failed = 1;
-    }
-}
-
-/* Gradients of weight and bias, where y is the output's gradient.
+/* The same on the way back, with the gradients of weights and biases.
  *
  * Images are split into parts whose number depends on shapes alone, and their
  * sums are added in order, so that threads don't change the result.
  */
-int foveate_depthwise_weight(const depthwise *d, float *weight, float *bias, loop run) {
-    int64_t blocks = blocks_of(d), taps = taps_of(d);
-    int64_t splits = least(d->batch, (16 + blocks - 1) / blocks);
-    weight_job job = {d, zeros(blocks * splits * (taps + 1) * LANES), splits, 0};
-    if (!job.sums) return 1;
-    int failed = run(0, blocks * splits, 1, correlate_splits, &job) || job.failed;
-    for (int64_t c = 0; c < d->channels; c++)
-        for (int64_t k = 0; k <= taps; k++) {
-            float sum = 0;
-            for (int64_t s = 0; s < splits; s++)
-                sum += job.sums[((c / LANES * splits + s) * (taps + 1) + k) * LANES + c % LANES];
-            if (k < taps) weight[c * taps + k] = sum;
-            else bias[c] = sum;
-        }
-    free(job.sums);
-    return failed;
+int foveate_depthwise_back(const depthwise *parts, int count, loop run) {
+    parts_job job = {.parts = parts, .count = count};
+    int64_t each = each_image(&job);
+    return run_parts(&job, least(parts->batch, (16 + each - 1) / each), 1, run);
 }

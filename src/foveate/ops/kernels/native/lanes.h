@@ -6,9 +6,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512F__
 #include <immintrin.h>
-#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -96,9 +94,8 @@ INLINE vec load_part(const char *from, int count, int half) {
 #ifdef __AVX512F__
     return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
 #else
-    vec v = {0};
-    copy_part((char *)&v, from, 4 * count);
-    return v;
+    int_vec lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+    return (vec)_mm256_maskload_ps((const float *)from, (__m256i)(lanes < count));
 #endif
 }
 
@@ -140,10 +137,21 @@ INLINE void transpose(vec *v) {
     }
 }
 
-/* Ask for the pixels of a row before they are read; in channels_last each lies on a line of its own. */
-INLINE void expect(const char *row, view s, int64_t width, int64_t size) {
+/* Ask for a line of memory before it is read or written. */
+INLINE void fetch(const char *line, const int write) {
+    if (write) __builtin_prefetch(line, 1, 2);
+    else __builtin_prefetch(line, 0, 2);
+}
+
+/* Ask for LANES channels of a row of pixels. */
+INLINE void expect(const char *row, view s, int64_t width, int half, const int write) {
+    int64_t size = element_size(half);
     if (s.c == 1)
-        for (int64_t i = 0; i < width; i++) __builtin_prefetch(row + i * s.w * size, 0, 2);
+        for (int64_t i = 0; i < width; i++) fetch(row + i * s.w * size, write);
+    else
+        for (int64_t c = 0; c < LANES; c++)
+            for (int64_t i = 0; i < width; i += LANES)
+                fetch(row + (c * s.c + i) * size, write);
 }
 
 /* Up to LANES channels of `width` neighbouring pixels, to vectors `pitch` floats apart. */

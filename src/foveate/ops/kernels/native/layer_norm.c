@@ -1,12 +1,13 @@
 /* Layer norm over the channels of contiguous maps (B, C, H, W), and its gradients.
  *
  * A lane is a pixel, so channels are added up without shuffles, and a tile of
- * pixels is read from memory once: its other two readings find it in the caches.
+ * pixels is read from memory once: its other readings find it in the caches.
+ * The way there leaves each pixel's mean and scale behind for the way back.
  * Where channels lie together PyTorch's own layer norm is as fast as memory.
  */
 #include "lanes.h"
 
-#define WIDE 4 /* vectors of pixels in a tile */
+#define WIDE 4 /* vectors of pixels in most tiles; 1 to 5 in the others */
 #define SPLITS 8
 
 typedef struct {
@@ -14,6 +15,7 @@ typedef struct {
     char *out;         /* the output, or the gradient of x */
     const float *weight, *bias; /* (channels); bias may be null */
     float *weight_gradient, *bias_gradient;
+    float *means, *scales; /* (batch, pixels): kept for the way back, unless null */
     int64_t batch, channels, pixels; /* pixels of one map */
     float eps;
     int32_t half;
@@ -24,23 +26,38 @@ typedef struct {
     float *sums; /* (SPLITS, 2, channels, LANES) */
 } norm_run;
 
-/* Neighbouring pixels: where the first is in a map's memory, and how many. */
+/* Neighbouring pixels: where the first is in a map's memory and among all pixels, how many, and
+ * where the next such place is. */
 typedef struct {
-    int64_t from, count;
+    int64_t from, pixel, count, next;
+    int half;
 } place;
+
+INLINE int held_by(place at, int v) { return (int)least(LANES, at.count - v * LANES); }
 
 /* Channel c of vector v of a place. */
 INLINE vec read(const layer_norm *job, const char *map, place at, int64_t c, int v) {
-    const char *from = map + (at.from + c * job->pixels + v * LANES) * element_size(job->half);
-    return load_part(from, (int)least(LANES, at.count - v * LANES), job->half);
+    const char *from = map + (at.from + c * job->pixels + v * LANES) * element_size(at.half);
+    return load_part(from, held_by(at, v), at.half);
 }
 INLINE void write(const layer_norm *job, place at, int64_t c, int v, vec value) {
-    char *to = job->out + (at.from + c * job->pixels + v * LANES) * element_size(job->half);
-    store_part(to, value, (int)least(LANES, at.count - v * LANES), job->half);
+    char *to = job->out + (at.from + c * job->pixels + v * LANES) * element_size(at.half);
+    store_part(to, value, held_by(at, v), at.half);
 }
 
+/* Ask for the same of the next tile: each channel lies in a page of its own, so no processor guesses it. */
+INLINE void expect_next(
+    const layer_norm *job, const char *map, place at, int64_t c, int v, const int write
+) {
+    int64_t next = at.next + c * job->pixels + v * LANES;
+    fetch(map + next * element_size(at.half), write);
+}
+
+/* One value for each pixel of vector v. */
+INLINE float *kept(float *values, place at, int v) { return values + at.pixel + v * LANES; }
+
 #define EACH(v) UNROLL for (int v = 0; v < V; v++)
-#define CHANNELS(c) for (int64_t c = 0; c < job->channels; c++)
+#define CHANNELS(c) _Pragma("clang loop unroll(disable)") for (int64_t c = 0; c < job->channels; c++)
 
 /* What a pixel's channels are measured from: its first channel, and their mean seen from there.
  * Subtracting a near number first loses nothing, however large both are. */
@@ -69,6 +86,18 @@ INLINE void moments(const int V, const layer_norm *job, place at, origin *o) {
         vec variance = squares[v] / (float)job->channels + job->eps;
         EACH_LANE o[v].scale[lane] = 1.0f / __builtin_sqrtf(variance[lane]);
     }
+    if (job->means) EACH(v) {
+        store_part((char *)kept(job->means, at, v), o[v].mean, held_by(at, v), 0);
+        store_part((char *)kept(job->scales, at, v), o[v].scale, held_by(at, v), 0);
+    }
+}
+
+INLINE void kept_moments(const int V, const layer_norm *job, place at, origin *o) {
+    EACH(v) {
+        o[v].first = read(job, job->x, at, 0, v);
+        o[v].mean = load_part((const char *)kept(job->means, at, v), held_by(at, v), 0);
+        o[v].scale = load_part((const char *)kept(job->scales, at, v), held_by(at, v), 0);
+    }
 }
 
 INLINE void norm(const int V, const layer_norm *job, place at) {
@@ -78,6 +107,8 @@ INLINE void norm(const int V, const layer_norm *job, place at) {
         float weight = job->weight[c], bias = job->bias ? job->bias[c] : 0.0f;
         EACH(v) {
             vec normal = centred(job, at, c, v, o) * o[v].scale;
+            expect_next(job, job->x, at, c, v, 0);
+            expect_next(job, job->out, at, c, v, 1);
             write(job, at, c, v, normal * weight + bias);
         }
     }
@@ -88,7 +119,7 @@ INLINE void norm_back(const int V, const layer_norm *job, place at, float *sums)
     origin o[V];
     vec sum[V], product[V];
     float *along = sums, *plain = sums + job->channels * LANES;
-    moments(V, job, at, o);
+    kept_moments(V, job, at, o);
     EACH(v) sum[v] = product[v] = (vec){0};
     CHANNELS(c) {
         vec shares = load(along + c * LANES), gradients = load(plain + c * LANES);
@@ -106,27 +137,48 @@ INLINE void norm_back(const int V, const layer_norm *job, place at, float *sums)
     CHANNELS(c) EACH(v) {
         vec normal = centred(job, at, c, v, o) * o[v].scale;
         vec inner = read(job, job->g, at, c, v) * job->weight[c];
+        expect_next(job, job->x, at, c, v, 0);
+        expect_next(job, job->g, at, c, v, 0);
+        expect_next(job, job->out, at, c, v, 1);
         write(job, at, c, v, (inner - sum[v] - normal * product[v]) * o[v].scale);
     }
 }
 
-INLINE int64_t tiles_of(const layer_norm *job) {
-    return (job->pixels + WIDE * LANES - 1) / (WIDE * LANES);
-}
+INLINE int64_t vectors_of(const layer_norm *job) { return (job->pixels + LANES - 1) / LANES; }
+INLINE int64_t tiles_of(const layer_norm *job) { return most(1, (vectors_of(job) + 2) / WIDE); }
 
-INLINE void pixels(const int V, const layer_norm *job, place at, float *sums, const int back) {
+INLINE void either(const int V, const layer_norm *job, place at, float *sums, const int back) {
     if (back) norm_back(V, job, at, sums);
     else norm(V, job, at);
 }
 
+/* Whole vectors of float32 are most of the work, and compiled apart. */
+INLINE void pixels(const int V, const layer_norm *job, place at, float *sums, const int back) {
+    if (at.count == V * LANES && !at.half)
+        either(V, job, (place){at.from, at.pixel, V * LANES, at.next, 0}, sums, back);
+    else either(V, job, at, sums, back);
+}
+
+/* A map's vectors are dealt to its tiles as evenly as can be. */
 INLINE void tile(const layer_norm *job, int64_t unit, float *sums, const int back) {
-    int64_t first = unit % tiles_of(job) * WIDE * LANES;
-    int64_t from = unit / tiles_of(job) * job->channels * job->pixels + first;
-    int64_t left = least(WIDE * LANES, job->pixels - first);
-    if (left == WIDE * LANES) pixels(WIDE, job, (place){from, WIDE * LANES}, sums, back);
-    else
-        for (; left > 0; left -= LANES, from += LANES)
-            pixels(1, job, (place){from, least(left, LANES)}, sums, back);
+    int64_t image = unit / tiles_of(job), number = unit % tiles_of(job);
+    int64_t first = vectors_of(job) * number / tiles_of(job);
+    int64_t end = vectors_of(job) * (number + 1) / tiles_of(job), pixel = first * LANES;
+    int64_t last = number + 1 == tiles_of(job); /* then the next is of the next image */
+    place at = {
+        .from = image * job->channels * job->pixels + pixel,
+        .pixel = image * job->pixels + pixel,
+        .count = least(end * LANES, job->pixels) - pixel,
+        .half = job->half,
+    };
+    at.next = at.from + at.count + last * (job->channels - 1) * job->pixels;
+    switch (end - first) {
+        case 1: pixels(1, job, at, sums, back); break;
+        case 2: pixels(2, job, at, sums, back); break;
+        case 3: pixels(3, job, at, sums, back); break;
+        case 4: pixels(4, job, at, sums, back); break;
+        case 5: pixels(5, job, at, sums, back); break;
+    }
 }
 
 static void norm_tiles(int64_t begin, int64_t end, void *context) {
