@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # which reads the number of threads when it is imported
 
-from foveate import compiled
+from foveate import compiled, memory
 from foveate.ops.kernels import native
 
 if not torch.cuda.is_available():
@@ -25,6 +25,14 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _memory_as_it_was():
+    """Loading a model to predict keeps memory for good: here until the test ends."""
+    yield
+    if memory.is_kept():
+        memory.restore()
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,8 @@ def test_a_box_is_the_window_of_the_whole_image(width, height, orientation, corn
     high, wide = whole.shape[:2]
     left, right = sorted(round(c * wide) for c in corners[:2])
     top, bottom = sorted(round(c * high) for c in corners[2:])
-    box = min(left, wide - 1), min(top, high - 1), max(right, left + 1), max(bottom, top + 1)
+    left, top = min(left, wide - 1), min(top, high - 1)
+    box = left, top, max(right, left + 1), max(bottom, top + 1)
     found = decode_cut(data, lambda w, h: box)
     assert np.array_equal(found, whole[box[1] : box[3], box[0] : box[2]])
 
