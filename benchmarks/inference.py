@@ -26,7 +26,6 @@ from foveate import data
 from foveate.deploy import Candidate, Search
 from foveate.deploy.formats import save_openvino
 from foveate.deploy.quiet import quiet
-from foveate.deploy.runtimes import computes_bfloat16
 from foveate.deploy.soundness import is_sound
 from foveate.measure import paired, side_by_side
 
@@ -180,8 +179,7 @@ def peers(net: nn.Module, images: np.ndarray, photos: np.ndarray) -> dict[str, C
         }
         saved = path.with_name("int8.xml")
         save_openvino(quantised, saved)
-        usual = "bf16" if computes_bfloat16() else "f32"
-        if is_sound(saved, usual, images.shape[1:], (batch,)):
+        if is_sound(saved, images.shape[1:], (batch,)):
             found[INT8] = open_vino(quantised)
         return found
 

@@ -81,11 +81,6 @@ class Candidate:
         return "int8" in self.precision
 
     @property
-    def floats_in(self) -> str:
-        """What OpenVINO is to compute floats in."""
-        return "bf16" if "bfloat16" in self.precision else "f32"
-
-    @property
     def program(self) -> str:
         """Name of the file that it runs; PyTorch runs from memory."""
         if self.runtime == "torch":
@@ -106,6 +101,5 @@ def start_candidate(row: Candidate, path: Path, batch: int) -> Logits:
     """
     if row.runtime == "onnxruntime":
         return OnnxRuntime(path, row.threads)
-    return OpenVinoRuntime(
-        path, row.floats_in, batch=batch, streams=row.streams, threads=row.threads
-    )
+    precision = "bf16" if "bfloat16" in row.precision else "f32"
+    return OpenVinoRuntime(path, precision, batch=batch, streams=row.streams, threads=row.threads)

@@ -53,7 +53,7 @@ class Programs:
         self._told = told
         self._floats: dict[str, Any] = {}
         self._quantised: dict[tuple[str, bool], Any] = {}
-        self._sound: dict[tuple[str, str], bool] = {}
+        self._sound: dict[str, bool] = {}
         weakref.finalize(self, rmtree, self.folder, ignore_errors=True)
 
     @cached_property
@@ -123,12 +123,10 @@ class Programs:
         """Whether a candidate's program runs without crashing; only INT8 has been seen to."""
         if not row.is_quantised:
             return True
-        key = row.program, row.floats_in
-        if key not in self._sound:
+        if row.program not in self._sound:
             self._told(f"trying the {row.graph} graph in INT8")
-            shape = tuple(self._pair.shape[1:])
-            self._sound[key] = is_sound(self.path(row), row.floats_in, shape)
-        return self._sound[key]
+            self._sound[row.program] = is_sound(self.path(row), tuple(self._pair.shape[1:]))
+        return self._sound[row.program]
 
     def start(self, row: Candidate, batch: int) -> Logits:
         """Run a candidate, for batches of a size."""
