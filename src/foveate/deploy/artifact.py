@@ -110,7 +110,14 @@ def load_network(folder: str | Path, factory: Factory | None = None) -> nn.Modul
     try:
         model = _rebuilt(facts, factory)
         _fit_state(model, load_file(folder / "model.safetensors"))
-    except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        OSError,
+        SafetensorError,
+    ) as error:
         raise damaged(folder, str(error).split("\n")[0]) from error
     return model.eval()
 
@@ -145,7 +152,7 @@ def _demand_fit(facts: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Raises: FoveateError if a model rebuilt from these facts does not take these weights."""
     try:
         _fit_state(_rebuilt(json.loads(json.dumps(facts)), None), state)
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, AttributeError, RuntimeError) as error:
         raise FoveateError(
             f"{facts['architecture']['name']} with its options and edits does not rebuild the "
             f"model ({' '.join(str(error).split())[:300]}): give architecture, with all options "

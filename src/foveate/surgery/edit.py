@@ -80,8 +80,7 @@ class Edit:
         self.demand_change(model, coverage)
         edited = self.rebuild(edited, plan)
         self.fit(edited, plan, data)
-        step = {"edit": type(self).__name__, "fields": self.to_json(), "plan": plan, "at": ""}
-        record(step, model, edited)
+        self.note(plan, model, edited)
         return edited, coverage
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
@@ -98,6 +97,11 @@ class Edit:
 
     def fit(self, model: nn.Module, plan: Plan, data: Images) -> None:
         """Set what data decides in a rebuilt model, in place; most edits have nothing to set."""
+
+    def note(self, plan: Plan, before: nn.Module, after: nn.Module) -> None:
+        """Record this edit in the lineage of the model that it made of another."""
+        step = {"edit": type(self).__name__, "fields": self.to_json(), "plan": plan, "at": ""}
+        record(step, before, after)
 
     def demand_weights(self, model: nn.Module) -> None:
         """Raises: FoveateError if a model holds weights in a way that this edit refuses."""
