@@ -85,8 +85,10 @@ class Wired(nn.Module):
         super().__init__()
         self.dim, self.parts = 12, (4, 8)
         self.stem, self.norm = nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12)
-        self.one, self.two = nn.Conv2d(12, 12, 1), nn.Conv2d(12, 12, 1, bias=False)
-        self.deep = nn.Conv2d(12, 24, 3, padding=1, groups=12)
+        self.same = nn.Conv2d(12, 12, 1, bias=False)
+        self.one, self.two = nn.Conv2d(12, 6, 1), nn.Conv2d(12, 12, 1)
+        self.light = nn.Conv2d(6, 12, 3, padding=1, groups=6)
+        self.deep = nn.Conv2d(12, 24, 1)
         self.grouped = nn.Conv2d(24, 24, 3, padding=1, groups=4)
         self.split_one, self.split_two = nn.Conv2d(4, 6, 1), nn.Conv2d(8, 6, 1)
         self.gate = nn.Conv2d(12, 12, 1)
@@ -96,7 +98,8 @@ class Wired(nn.Module):
 
     def forward(self, x):
         x = F.relu(self.norm(self.stem(x)))
-        x = x + self.two(F.gelu(self.two(self.one(x))))
+        x = x + self.same(F.gelu(self.same(x)))
+        x = x + self.two(self.light(F.relu6(self.one(x))))
         a, b = torch.split(x, self.parts, 1)
         mixed = torch.cat([self.split_one(a), self.split_two(b)], 1)
         left, right = self.gate(mixed).chunk(2, 1)
@@ -122,7 +125,8 @@ def test_each_group_of_a_network_with_everything(wired):
         by_name = {line.name: line for line in coverage}
         assert by_name[name].changed, by_name[name].why
         assert count(edited, x).params == count(wired, x).params - group.params
-    assert {"stem", "deep", "up", "hidden"} <= set(found)
+    assert {"stem", "one", "deep", "up", "hidden"} <= set(found)
+    assert found["one"].channels[1]["light.weight", 0].tolist() == [2, 3]
     assert len(found["up"]) == 4, "pixel_shuffle makes one channel of four"
     assert len(found["deep"]) == 4, "each group of the grouped convolution goes as a whole"
     left = {line.name: line.why for line in coverage if not line.changed}
@@ -143,7 +147,7 @@ def test_evenly_from_each_group(wired):
     """Where groups and heads stay, the same number goes from each."""
     edited, _ = Narrow(share=0.5, whole=False).apply(wired, images())
     assert edited.grouped.groups == 4
-    assert edited.grouped.weight.shape == (12, 4, 3, 3)
+    assert edited.grouped.weight.shape == (12, 3, 3, 3)
     whole, _ = Narrow(share=0.5).apply(wired, images())
     assert whole.grouped.groups == 2
     assert whole.grouped.weight.shape == (12, 6, 3, 3)

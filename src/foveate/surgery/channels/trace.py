@@ -156,6 +156,8 @@ class _Rule:
         if target in NORMS:
             found = self.along(self.args[0], 1, self.args[1:5])
             return [found, [], []] if _is_several(self.node) else found
+        if own == "prelu":
+            return self.along(self.args[0], 1, self.args[1:])
         if own in ("layer_norm", "rms_norm"):
             return self.pointwise([self.args[0], *self.args[2:4]])
         if own == "group_norm":
@@ -164,7 +166,7 @@ class _Rule:
             return self.attention()
         if target in REDUCTIONS or own in ("mean", "sum"):
             return self.reduced()
-        if own.startswith(SPATIAL) or any(word in own for word in SPATIAL):
+        if any(word in own for word in SPATIAL):
             return self.spatial()
         if own in ("pad", "constant_pad_nd"):
             return self.padded()
