@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import dataclass
 
 import pytest
 import timm
@@ -105,6 +106,7 @@ def test_edits_are_found_by_name():
 
 
 def test_an_edit_of_ones_own_counts_once_it_is_there():
+    @dataclass(frozen=True)
     class Rename(Edit):
         def decide(self, model, data):
             return {}, [Covered("", "", True, "")]

@@ -49,6 +49,7 @@ class FireTogether(Edit):
         if not 0 < self.ratio <= 1:
             raise FoveateError(f"ratio is {self.ratio}: give more than 0, at most 1")
 
+    looks_at = "shapes"
     refuses: ClassVar[dict[str, str]] = {
         "chosen filters": "its convolutions have heads already",
         "integers": "heads learn from responses in floating point",

@@ -13,7 +13,7 @@ import copy
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, fx, nn
 
@@ -56,9 +56,12 @@ class Edit:
     attribute `weights_as`; graphs hold them as "constants".
 
     Attributes:
+        looks_at: "images" if what data shows decides, "shapes" if any images of the
+            right size do, "nothing" if the edit needs none.
         refuses: which of these ways this edit cannot work on, with reason and mend.
     """
 
+    looks_at: ClassVar[Literal["images", "shapes", "nothing"]] = "images"
     refuses: ClassVar[dict[str, str]] = {}
 
     def apply(self, model: nn.Module, data: Images = None) -> tuple[nn.Module, list[Covered]]:

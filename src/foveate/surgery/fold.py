@@ -16,6 +16,8 @@ class Fold(Edit):
     quantisation integers. `Merge` finds such things in any network, and gives a graph.
     """
 
+    looks_at = "nothing"
+
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         parts = [(name, m) for name, m in model.named_modules() if isinstance(m, Mergeable)]
         return {}, [Covered(name, type(m).__name__, True, "deployed form") for name, m in parts]

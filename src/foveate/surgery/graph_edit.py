@@ -18,6 +18,7 @@ class GraphEdit(Edit):
     VisionModel stays one, and its backbone is the graph.
     """
 
+    looks_at = "shapes"
     refuses: ClassVar[dict[str, str]] = {
         "integers": "its integers are made from weights in each pass; merge before",
     }

@@ -41,6 +41,7 @@ class Templates(Edit):
     Raises: FoveateError that names the field.
     """
 
+    looks_at = "nothing"
     refuses: ClassVar[dict[str, str]] = {
         "integers": "mixtures are learnt in floating point; make them first",
         "mixtures": "they are mixtures already",
@@ -178,6 +179,7 @@ class Grow(Edit):
         cannot be widened.
     """
 
+    looks_at = "shapes"
     refuses: ClassVar[dict[str, str]] = {"constants": "it has no layers any more; grow first"}
 
     coefficients: Literal["orthogonal", "copy", "random", "zero"] = "orthogonal"

@@ -39,6 +39,7 @@ class Remove(Edit):
     Raises: FoveateError if there is no such group or channel.
     """
 
+    looks_at = "shapes"
     refuses: ClassVar[dict[str, str]] = {
         "integers": "channels are removed from weights in floating point; remove first",
         "mixtures": "they are shared; fold them into plain layers first",
