@@ -23,6 +23,8 @@ Numbers = dict[str, dict[str, Any]]
 
 MOST_TRIES = 24
 SHAPES = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default}
+SHAPES |= {aten.unflatten.int}
+LAYERS = ("linear", "layer_norm", "rms_norm", "group_norm")
 KNOWN = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
 KNOWN += ("num_channels", "num_groups", "normalized_shape")
 """Attributes that follow from a module's own weight."""
@@ -64,9 +66,11 @@ def _of_weights(model: nn.Module, channels: Channels, stays: np.ndarray) -> Numb
     found: Numbers = {}
     for node in channels.traced.graph.nodes:
         own = str(node.target).removeprefix("aten.").split(".")[0]
+        if own not in (*CONVOLUTIONS, *LAYERS) and "batch_norm" not in own:
+            continue
         held = [a for a in node.all_input_nodes if a in channels.traced.weights]
         owners = {channels.traced.weights[a].rpartition(".")[0] for a in held}
-        if node.op != "call_function" or len(owners) != 1:
+        if len(owners) != 1:
             continue
         name = owners.pop()
         source: Any = node.args[0]
@@ -80,10 +84,8 @@ def _of_weights(model: nn.Module, channels: Channels, stays: np.ndarray) -> Numb
             said = {"normalized_shape": list(taken[-len(node.args[1]) :])}
         elif own == "group_norm":
             said = {"num_channels": taken[1], "num_groups": channels.norm_groups(node, stays)}
-        elif "batch_norm" in own:
-            said = {"num_features": taken[1]}
         else:
-            continue
+            said = {"num_features": taken[1]}
         module = modules[name]
         new = {k: v for k, v in said.items() if hasattr(module, k) and _differs(module, k, v)}
         if new:

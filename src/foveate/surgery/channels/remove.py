@@ -23,9 +23,6 @@ from foveate.surgery.channels.masked import Masked
 from foveate.surgery.channels.numbers import options
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 
-TOLERANCE = 1e-4
-"""Largest error of what is proven, against the largest output."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Remove(Edit):
@@ -53,10 +50,11 @@ class Remove(Edit):
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         images = two(next(self.batches(data)))
         with evaluating(model):
-            channels = Channels(model, images, self.whole)
-            gone = self.choose(model, channels.groups)
-            self._demand_known(channels.groups, gone)
-            plan, refused = _proven(model, channels, gone, images)
+            proof = _Proof.of(model, images, self.whole)
+        channels = proof.channels
+        gone = self.choose(model, channels.groups)
+        self._demand_known(channels.groups, gone)
+        plan, refused = proof.proven(gone)
         lines = [
             Covered(
                 group.name,
@@ -198,60 +196,81 @@ def from_ranges(text: str) -> list[int]:
 # ---------------------------------------------------------------- proving
 
 
-def _proven(
-    model: nn.Module, channels: Channels, gone: dict[str, list[int]], images: Tensor
-) -> tuple[Plan, dict[str, str]]:
-    """The plan that removes what can be proven, and why the rest is refused, by group.
+@dataclass(frozen=True)
+class _Proof:
+    """A network on which removals are tried, before they are made.
 
-    All is tried at once; if that fails, each group alone, and what succeeded together.
+    Attributes:
+        model: a copy, in float64 where its Python allows that: there, what was computed
+            otherwise cannot hide among errors of rounding.
+        images: two, of the same type.
+        channels: of the model.
+        tolerance: largest error against the largest output.
     """
-    gone = {name: indices for name, indices in gone.items() if indices}
-    nothing = {"keep": {}, "numbers": {}}
-    plan, why = _attempt(model, channels, gone, images) if gone else (nothing, "")
-    if plan is not None:
-        return plan, {}
-    refused = {}
-    for name, indices in gone.items():
-        alone, reason = _attempt(model, channels, {name: indices}, images)
-        if alone is None:
-            refused[name] = reason
-    rest = {name: indices for name, indices in gone.items() if name not in refused}
-    plan, why = _attempt(model, channels, rest, images) if rest else (nothing, "")
-    if plan is None:
-        return nothing, {**refused, **dict.fromkeys(rest, f"together with others: {why}")}
-    return plan, refused
 
+    model: nn.Module
+    images: Tensor
+    channels: Channels
+    tolerance: float
 
-def _attempt(
-    model: nn.Module, channels: Channels, gone: dict[str, list[int]], images: Tensor
-) -> tuple[Plan | None, str]:
-    """A plan that removes these channels and is proven, or None and why there is none."""
-    stays = channels.stays(gone)
-    if why := channels.obstacle(stays):
-        return None, why
-    keep = {
-        name: {str(axis): to_ranges(found) for axis, found in by_axis.items()}
-        for name, by_axis in channels.keep(stays).items()
-    }
-    expected = _flat(Masked(channels, stays).outputs(images))
-    least = float("inf")
-    for numbers in options(model, channels, stays):
-        candidate = copy.deepcopy(model)
+    @classmethod
+    def of(cls, model: nn.Module, images: Tensor, whole: bool) -> "_Proof":
+        """Raises: FoveateError if the model's Python cannot be followed."""
         try:
-            cut(candidate, keep, numbers)
-            with torch.no_grad():
-                given = _flat(candidate(images))
-        except Exception as error:
-            first = str(error).strip().split("\n")[0]
-            why = why or f"its forward does not take what stays ({first})"
-            continue
-        error = max(map(_error, given, expected))
-        if error <= TOLERANCE:
-            return {"keep": keep, "numbers": numbers}, ""
-        least = min(least, error)
-    if least < float("inf"):
-        why = f"what stays would compute something else (off by {least:.1e})"
-    return None, why
+            exact, doubled = copy.deepcopy(model).double(), images.double()
+            return cls(exact, doubled, Channels(exact, doubled, whole), 1e-6)
+        except FoveateError:
+            return cls(model, images, Channels(model, images, whole), 1e-4)
+
+    def proven(self, gone: dict[str, list[int]]) -> tuple[Plan, dict[str, str]]:
+        """The plan that removes what can be proven, and why the rest is refused, by group.
+
+        All is tried at once; if that fails, each group alone, and what succeeded together.
+        """
+        gone = {name: indices for name, indices in gone.items() if indices}
+        nothing = {"keep": {}, "numbers": {}}
+        plan, why = self.attempt(gone) if gone else (nothing, "")
+        if plan is not None:
+            return plan, {}
+        refused = {}
+        for name, indices in gone.items():
+            alone, reason = self.attempt({name: indices})
+            if alone is None:
+                refused[name] = reason
+        rest = {name: indices for name, indices in gone.items() if name not in refused}
+        plan, why = self.attempt(rest) if rest else (nothing, "")
+        if plan is None:
+            return nothing, {**refused, **dict.fromkeys(rest, f"together with others: {why}")}
+        return plan, refused
+
+    def attempt(self, gone: dict[str, list[int]]) -> tuple[Plan | None, str]:
+        """A plan that removes these channels and is proven, or None and why there is none."""
+        stays = self.channels.stays(gone)
+        if why := self.channels.obstacle(stays):
+            return None, why
+        keep = {
+            name: {str(axis): to_ranges(found) for axis, found in by_axis.items()}
+            for name, by_axis in self.channels.keep(stays).items()
+        }
+        expected = _flat(Masked(self.channels, stays).outputs(self.images))
+        least = float("inf")
+        for numbers in options(self.model, self.channels, stays):
+            candidate = copy.deepcopy(self.model)
+            try:
+                cut(candidate, keep, numbers)
+                with torch.no_grad():
+                    given = _flat(candidate(self.images))
+            except Exception as error:
+                first = str(error).strip().split("\n")[0]
+                why = why or f"its forward does not take what stays ({first})"
+                continue
+            error = max(map(_error, given, expected))
+            if error <= self.tolerance:
+                return {"keep": keep, "numbers": numbers}, ""
+            least = min(least, error)
+        if least < float("inf"):
+            why = f"what stays would compute something else (off by {least:.1e})"
+        return None, why
 
 
 def _flat(outputs: Any) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind
 
 from foveate.errors import FoveateError
 from foveate.surgery.channels.labels import Box, Fields, Labels, aligned, axes, narrowed
-from foveate.surgery.graphs import aten, place
+from foveate.surgery.graphs import CHECKS, aten, place
 
 WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER)
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution")
@@ -45,7 +45,12 @@ SPATIAL = ("pool", "upsample", "im2col", "reflection_pad", "replication_pad", "i
 CONSTANTS = ("full", "zeros", "ones", "empty", "scalar_tensor")
 POINTWISE = {aten.hardswish.default, aten.softmax.int, aten._softmax.default, aten.dropout.default}
 POINTWISE |= {aten.alias.default, aten.detach.default, aten._to_copy.default}
-POINTWISE |= {aten.log_softmax.int, aten.cumsum.default, aten.native_dropout.default}
+POINTWISE |= {
+    aten.log_sigmoid.default,
+    aten.log_softmax.int,
+    aten.cumsum.default,
+    aten.native_dropout.default,
+}
 
 
 @dataclass
@@ -145,6 +150,8 @@ class _Rule:
         if getattr(target, "__name__", "") == "getitem":
             given = self.values[self.args[0]]
             return given[self.args[1]] if _is_several(self.args[0]) else []
+        if target in CHECKS or own.startswith("_assert"):
+            return []
         if own.startswith(CONSTANTS) or own.endswith(("_like",)) or own.startswith("new_"):
             return []
         if target in MOVES:
@@ -390,7 +397,8 @@ class _Rule:
     def convolution(self) -> Fields:
         source, weight, bias = self.args[:3] if len(self.args) > 2 else (*self.args, None)
         groups = self.args[-1] if len(self.args) in (7, 9) else 1
-        if self.name.startswith("aten.convolution") and self.args[6]:
+        is_made = any(len(axes(one)) > 1 for one in self.fields(weight))
+        if is_made or (self.name.startswith("aten.convolution") and self.args[6]):
             return self.unknown()
         fields = self.fields(source)
         outputs, inputs = self.shape(weight)[:2]
@@ -425,6 +433,8 @@ class _Rule:
 
     def linear(self) -> Fields:
         source, weight, *bias = self.args
+        if any(len(axes(one)) > 1 for one in self.fields(weight)):
+            return self.unknown()
         ndim = len(self.shape(source))
         held = {min(axes(one)): one.flatten() for one in self.fields(weight)}
         rest, taken = [], []
