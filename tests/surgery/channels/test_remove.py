@@ -341,12 +341,10 @@ def test_orders(wired):
 
 # ---------------------------------------------------------------- timm's families
 
-FAST = {
-    "resnet10t": 32,
-    "mobilenetv3_small_050": 32,
-    "inception_next_atto": 32,
-}
+FAST = {"resnet10t": 32}
 SLOW = {
+    "mobilenetv3_small_050": 32,
+    "inception_next_atto": 64,
     "resnet18": 64,
     "regnety_002": 64,
     "densenet121": 64,
@@ -408,7 +406,7 @@ LISTENERS = [
     ("mobilenetv3_small_050", 32, ["blocks.1.0.conv_pw"]),
     ("deit_tiny_patch16_224", 224, ["blocks.0.mlp.fc1"]),
     ("levit_128s", 224, ["stages.0.blocks.0.attn"]),
-    ("swin_tiny_patch4_window7_224", 224, ["layers.0.blocks.0.attn"]),
+    ("swin_tiny_patch4_window7_224", 224, ["layers.0.blocks.0.attn.qkv"]),
     ("regnety_002", 64, ["s1.b1.conv1.conv"]),
 ]
 

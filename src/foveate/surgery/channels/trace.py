@@ -6,6 +6,7 @@ labels that it meets, and says so.
 """
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,8 @@ def _exported(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
     fresh = copy.deepcopy(model).train().eval()
     for attempt in (1, 2):
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of tables that a pass keeps in the module
                 return torch.export.export(fresh, (images,)).run_decompositions({})
         except Exception as error:
             if attempt == 1:
