@@ -26,7 +26,7 @@ from foveate.surgery.integers import (
     quantise,
     symmetric_grid,
 )
-from foveate.surgery.layers import geometry_of, obstacle, on_channels, product
+from foveate.surgery.layers import geometry_of, matches, obstacle, on_channels, product
 
 
 @implements("quant_whitepaper")
@@ -48,7 +48,7 @@ class Quantise(Edit):
             over the first batches is a plain one.
         gemmlowp: requantise in gemmlowp's two roundings. TFLite's single one
             does what fake quantisation does.
-        skip: names of layers to leave as they are.
+        skip: names of layers to leave as they are, or patterns of them.
 
     Raises: FoveateError that names the field, or the layer of `skip` that is not there.
     """
@@ -76,9 +76,9 @@ class Quantise(Edit):
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         found = chains(model, next(self.batches(data)))
-        missing = set(self.skip) - {name for name, _ in model.named_modules()}
-        if missing:
-            raise FoveateError(f"skip names {min(missing)!r}, which the model does not have")
+        for pattern in self.skip:
+            if not any(matches(name, (pattern,)) for name, _ in model.named_modules()):
+                raise FoveateError(f"skip names {pattern!r}, which the model does not have")
         coverage = []
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from foveate.surgery.channels.labels import axes, box_shape
-from foveate.surgery.channels.trace import CONVOLUTIONS, trace
+from foveate.surgery.channels.rules import CONVOLUTIONS
+from foveate.surgery.channels.trace import trace
 from foveate.surgery.edit import Covered
 
 Slices = dict[tuple[str, int], np.ndarray]

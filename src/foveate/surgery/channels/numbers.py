@@ -15,7 +15,7 @@ import numpy as np
 from torch import fx, nn
 
 from foveate.surgery.channels.groups import Channels
-from foveate.surgery.channels.trace import CONVOLUTIONS
+from foveate.surgery.channels.rules import CONVOLUTIONS
 from foveate.surgery.graphs import aten
 
 Numbers = dict[str, dict[str, Any]]

@@ -6,7 +6,6 @@ computes when it takes no notice of those channels. What cannot be proven stays.
 """
 
 import copy
-import fnmatch
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from foveate.surgery.channels.groups import Channels, Group
 from foveate.surgery.channels.masked import Masked
 from foveate.surgery.channels.numbers import options
 from foveate.surgery.edit import Covered, Edit, Images, Plan
+from foveate.surgery.layers import matches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class Narrow(Remove):
     def choose(self, model: nn.Module, groups: list[Group]) -> dict[str, list[int]]:
         chance, gone = np.random.default_rng(self.seed), {}
         for group in groups:
-            if not _matches(group.name, self.only) or _matches(group.name, self.skip):
+            if not matches(group.name, self.only) or matches(group.name, self.skip):
                 continue
             scores = group.scores(model)
             if self.by == "random":
@@ -290,10 +290,6 @@ def _said(group: Group, gone: list[int], refused: str) -> str:
     if not gone:
         return "left, as none of its channels was chosen"
     return f"{len(gone)} of {len(group)} channels removed, from {len(group.weights)} weights"
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def two(images: Tensor) -> Tensor:
