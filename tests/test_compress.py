@@ -60,6 +60,8 @@ def test_stages_are_measured_and_the_last_is_written(trained, tmp_path, capsys, 
         "quantise:decay=none",
     ]
     assert rows[0]["same"] == 1
+    assert rows[0]["parity"] == {"max_error": 0.0, "cosine": pytest.approx(1)}
+    assert rows[2]["parity"]["max_error"] > 0
     assert rows[1]["macs"] < 0.7 * rows[0]["macs"]
     assert rows[1]["bytes"] < 0.7 * rows[0]["bytes"]
     assert all(row["latency_ms"]["median"] > 0 for row in rows)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foveate.data import Dataset, Split
 from foveate.data import open as open_data
-from foveate.deploy import load_network, save
+from foveate.deploy import load_network, parity, save
 from foveate.deploy.artifact import Draft
 from foveate.deploy.formats import to_openvino, write_onnx
 from foveate.deploy.images import split_input
@@ -122,6 +122,7 @@ def _compressed(
         coverage.append({"edit": text, "lines": [asdict(line) for line in lines]})
     facts: dict[str, Any] = {"machine": machine(), "coverage": coverage}
     facts["stages"] = [_figures(name, model, data, told) for name, model in stages]
+    _compare(facts["stages"])
     told("timing")
     facts["runtime"], times = _times([model for _, model in stages], asked.seconds)
     for row, time in zip(facts["stages"], times, strict=True):
@@ -258,8 +259,7 @@ def _figures(
     }
     if data is not None:
         found = evaluate(model, _judges(data))
-        figures |= {"top1": found.top1, "n": len(found.targets)}
-        figures["labels"] = found.logits.argmax(1)
+        figures |= {"top1": found.top1, "n": len(found.targets), "logits": found.logits}
     return figures
 
 
@@ -289,13 +289,19 @@ def _openvino(model: VisionModel) -> OpenVinoRuntime:
             raise FoveateError(f"the model cannot be exported: {error}") from error
 
 
-def _demand_guard(asked: Asked, stages: list[dict[str, Any]]) -> None:
-    """Say how many labels stayed the same. Raises: FoveateError if too much accuracy is lost."""
-    first, last = stages[0], stages[-1]
-    labels = [row.pop("labels", None) for row in stages]
-    for row, own in zip(stages, labels, strict=True):
+def _compare(stages: list[dict[str, Any]]) -> None:
+    """Say how far each stage's logits, which go, are from the first one's."""
+    logits = [row.pop("logits", None) for row in stages]
+    for row, own in zip(stages, logits, strict=True):
         if own is not None:
-            row["same"] = float((own == labels[0]).mean())
+            found = parity(logits[0], own)
+            row["same"] = found.agreement
+            row["parity"] = {"max_error": found.max_error, "cosine": found.cosine}
+
+
+def _demand_guard(asked: Asked, stages: list[dict[str, Any]]) -> None:
+    """Raises: FoveateError if too much accuracy is lost."""
+    first, last = stages[0], stages[-1]
     if asked.guard is None:
         return
     lost = 100 * (first["top1"] - last["top1"])

@@ -37,7 +37,8 @@ def record(step: Step, before: nn.Module, after: nn.Module) -> None:
 def remember(model: nn.Module, steps: list[Step]) -> None:
     """Make this the lineage of a model and all of its parts."""
     for module in model.modules():
-        _shelf(module).pop("lineage", None)
+        if "lineage" in _shelf(module):
+            _shelf(module)["lineage"] = []
     _shelf(model)["lineage"] = steps
 
 
