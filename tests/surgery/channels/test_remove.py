@@ -206,6 +206,30 @@ def test_shared_weights_are_cut_once_and_stay_shared():
     assert edited.parts["first"].weight.shape == (6, 6)
 
 
+def test_zeros_beside_channels_go_on_both_sides():
+    """The shortcut of a CIFAR ResNet: every second pixel, and zeros on both sides."""
+
+    class Shortcut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.pad = nn.Conv2d(3, 8, 3, padding=1), 4
+            self.deep, self.head = nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.Linear(16, 3)
+
+        def forward(self, x):
+            x = F.relu(self.stem(x))
+            around = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
+            return self.head((around + self.deep(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, x = settled(Shortcut()), images()
+    found = named(model, x)
+    assert {name: len(group) for name, group in found.items()} == {"stem": 8, "deep": 4}
+    assert found["deep"].channels[1]["deep.weight", 0].tolist() == [1, 13]
+    edited, _ = Narrow().apply(model, x)
+    assert (edited.pad, edited.stem.out_channels, edited.deep.out_channels) == (2, 4, 8)
+    demand_zeros_change_nothing(model, x, ["deep"])
+
+
 # ---------------------------------------------------------------- what is refused
 
 

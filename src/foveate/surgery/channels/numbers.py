@@ -145,6 +145,8 @@ def _sizes(channels: Channels, node: fx.Node, stays: np.ndarray) -> Iterator[tup
         yield sum(old), sum(new)
     elif target is aten.slice.Tensor:
         yield from _ends(channels, node, stays)
+    elif target in (aten.pad.default, aten.constant_pad_nd.default):
+        yield from _widths(channels, node, stays)
     elif target in (aten.layer_norm.default, aten.rms_norm.default):
         source: Any = args[0]
         normed: Any = args[1]
@@ -161,12 +163,28 @@ def _ends(channels: Channels, node: fx.Node, stays: np.ndarray) -> Iterator[tupl
     source, axis, *ends = node.args
     assert isinstance(source, fx.Node)
     assert isinstance(axis, int)
-    mask = channels.mask(source, stays)
-    size = source.meta["val"].shape[axis]
+    inside = _along(channels, source, axis, stays)
     for end in ends[:2]:
-        if isinstance(end, int) and 0 < end <= size:
-            if mask is None or mask.shape[axis] == 1:
-                yield end, end
-            else:
-                rest = [i for i in range(mask.ndim) if i != axis % mask.ndim]
-                yield end, int(mask.amax(rest)[:end].sum()) if rest else int(mask[:end].sum())
+        if isinstance(end, int) and 0 < end <= len(inside):
+            yield end, int(inside[:end].sum())
+
+
+def _widths(channels: Channels, node: fx.Node, stays: np.ndarray) -> Iterator[tuple[int, int]]:
+    """How much is set around."""
+    widths: Any = node.args[1]
+    ndim = len(node.meta["val"].shape)
+    for i in range(0, len(widths), 2):
+        inside = _along(channels, node, ndim - 1 - i // 2, stays)
+        before, after = (max(width, 0) for width in widths[i : i + 2])
+        yield before, int(inside[:before].sum())
+        yield after, int(inside[len(inside) - after :].sum())
+
+
+def _along(channels: Channels, node: fx.Node, axis: int, stays: np.ndarray) -> np.ndarray:
+    """Which slices along an axis stay, in part at least."""
+    mask, shape = channels.mask(node, stays), node.meta["val"].shape
+    axis %= len(shape)
+    if mask is None:
+        return np.ones(shape[axis], bool)
+    rows = mask.movedim(axis, 0).flatten(1).any(1)
+    return rows.expand(shape[axis]).numpy()

@@ -254,20 +254,20 @@ class Rule:
         return found
 
     def padded(self) -> Fields:
-        """What is added around must stay, too."""
+        """Zeros around may go as well, as many on each side where they were as many."""
         found, widths = [], self.args[1]
+        if len(self.args) > 2 and self.args[2] not in ("constant", 0, 0.0):
+            return self.unknown()
         ndim = len(self.shape(self.args[0]))
         for one in self.fields(self.args[0]):
-            for i in range(len(widths) // 2):
-                axis = ndim - 1 - i
-                if axis in axes(one):
-                    sides = []
-                    for width in widths[2 * i : 2 * i + 2]:
-                        size = list(one.shape)
-                        size[axis] = max(width, 0)
-                        sides.append(self.labels.fresh(size))
-                    self.labels.fix(sides, self.reason)
-                    one = torch.cat([sides[0], one, sides[1]], axis)
+            for axis in axes(one) & {ndim - 1 - i for i in range(len(widths) // 2)}:
+                around = widths[2 * (ndim - 1 - axis) :][:2]
+                sizes = [[*one.shape[:axis], max(n, 0), *one.shape[axis + 1 :]] for n in around]
+                left, right = map(self.labels.fresh, sizes)
+                if left.numel() == right.numel() > 0:
+                    rows = torch.stack([left.flatten(), right.flatten()])
+                    self.labels.boxes.append(Box(rows, even=True))
+                one = torch.cat([left, one, right], axis)
             found.append(one)
         return found
 
