@@ -36,6 +36,7 @@ FLOORS = {
     "fit": 8,
     "profile": 8,
     "compare": 8,
+    "compress": 8,
     "cli": 9,
     "__main__": 9,
 }

@@ -11,7 +11,7 @@ from foveate.errors import FoveateError
 
 if TYPE_CHECKING:
     from foveate.backbones import create_model, list_models
-    from foveate.deploy import Predictor, load
+    from foveate.deploy import Predictor, load, load_model, load_network, save
     from foveate.train import Recipe
     from foveate.vision import Preprocess, VisionModel
 
@@ -25,6 +25,9 @@ _HOMES = {
     "create_model": "foveate.backbones",
     "list_models": "foveate.backbones",
     "load": "foveate.deploy",
+    "load_model": "foveate.deploy",
+    "load_network": "foveate.deploy",
+    "save": "foveate.deploy",
 }
 
 __all__ = [
@@ -36,6 +39,9 @@ __all__ = [
     "create_model",
     "list_models",
     "load",
+    "load_model",
+    "load_network",
+    "save",
 ]
 
 

@@ -10,7 +10,7 @@ that reaches it, so that no layer is left with none.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.ops.merge import fuse_conv_bn_eval
-from foveate.surgery.chains import Chain, chains, lift_norm
-from foveate.surgery.edit import Covered, Edit, Images
+from foveate.surgery.chains import Chain, chains, lift_norm, link_of
+from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.layers import obstacle
 
 PACE = 10.0
@@ -49,24 +49,35 @@ class FireTogether(Edit):
         if not 0 < self.ratio <= 1:
             raise FoveateError(f"ratio is {self.ratio}: give more than 0, at most 1")
 
-    def change(self, model: nn.Module, data: Images) -> list[Covered]:
-        found = chains(model, next(self.batches(data)))
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            return self._put_in(model, found)
+    looks_at = "shapes"
+    refuses: ClassVar[dict[str, str]] = {
+        "chosen filters": "its convolutions have heads already",
+        "integers": "heads learn from responses in floating point",
+        "mixtures": "fold them into plain layers first",
+        "constants": "give the heads first, and capture the graph then",
+    }
 
-    def _put_in(self, model: nn.Module, found: dict[str, Chain]) -> list[Covered]:
+    def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
+        found = chains(model, next(self.batches(data)))
         coverage = []
-        for name, module in list(model.named_modules()):
+        for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d):
-                chain = found.get(name)
-                why = obstacle(name, module, self.skip) or _reason(module, chain)
-                if chain is not None and not why:
-                    layer = MaskedConv(module, lift_norm(model, chain), chain.top, self.ratio)
-                    model.set_submodule(name, layer.train(module.training))
+                why = obstacle(name, module, self.skip) or _reason(module, found.get(name))
                 done = why or "computes the filters that its head chooses"
                 coverage.append(Covered(name, type(module).__name__, not why, done))
-        return coverage
+        return {
+            "layers": [link_of(found[line.name]) for line in coverage if line.changed]
+        }, coverage
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            for link in plan["layers"]:
+                conv: Any = model.get_submodule(link["name"])
+                top = None if link["top"] is None else float(link["top"])
+                layer = MaskedConv(conv, lift_norm(model, link["norm"]), top, self.ratio)
+                model.set_submodule(link["name"], layer.train(conv.training))
+        return model
 
 
 class MaskPredictor(nn.Module):
@@ -118,6 +129,8 @@ class MaskedConv(nn.Module):
 
     Shapes: as the convolution's.
     """
+
+    weights_as = "chosen filters"
 
     def __init__(self, conv: nn.Conv2d, norm: Any, top: float | None, ratio: float) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from foveate.backbones.base import Backbone, Explanation, FeaturePyramid, Size
 from foveate.backbones.registry import (
+    architecture_of,
     create_model,
     family_recipe,
     list_models,
@@ -20,6 +21,7 @@ __all__ = [
     "FeaturePyramid",
     "Loaded",
     "Size",
+    "architecture_of",
     "create_model",
     "explanation",
     "family_recipe",

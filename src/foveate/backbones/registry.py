@@ -7,7 +7,7 @@ import pkgutil
 from functools import cache
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 import foveate.backbones as room
 from foveate.backbones.base import Backbone, FeaturePyramid, Size
@@ -78,6 +78,12 @@ def require_name(name: str) -> None:
         if not timm.is_model(name.removeprefix("timm/").split(".")[0]):
             near = difflib.get_close_matches(name.removeprefix("timm/"), timm.list_models(), 3)
             _refuse(name, [f"timm/{n}" for n in near])
+    elif name.startswith("torchvision/"):
+        from torchvision.models import list_models as theirs
+
+        if name.removeprefix("torchvision/") not in theirs():
+            near = difflib.get_close_matches(name.removeprefix("torchvision/"), theirs(), 3)
+            _refuse(name, [f"torchvision/{n}" for n in near])
     elif _split_tag(name)[0] not in sizes():
         near = difflib.get_close_matches(name, sizes(), 3)
         _refuse(name, near)
@@ -108,7 +114,7 @@ def create_model(
 
     Args:
         name: one of `list_models()`, with a tag of published weights if you
-            like (`inception_next_tiny.sail_in1k`), or `timm/NAME`.
+            like (`inception_next_tiny.sail_in1k`), `timm/NAME` or `torchvision/NAME`.
         num_classes: outputs; 0 for features.
         in_chans: input channels.
         pretrained: fetch and load published weights.
@@ -119,8 +125,32 @@ def create_model(
     Raises: FoveateError if there is no such model, option or weights.
     """
     require_name(name)
+    told = {"num_classes": num_classes, "in_chans": in_chans, **kwargs}
+    if features_only:
+        told["features_only"] = True
     if name.startswith("timm/"):
-        return _create_timm(name, num_classes, in_chans, pretrained, weights, features_only, kwargs)
+        model = _create_timm(
+            name, num_classes, in_chans, pretrained, weights, features_only, kwargs
+        )
+    elif name.startswith("torchvision/"):
+        model = _create_torchvision(name, num_classes, pretrained, weights, told)
+    else:
+        model = _create_native(
+            name, num_classes, in_chans, pretrained, weights, features_only, kwargs
+        )
+    vars(model)["architecture"] = {"name": name, "kwargs": told}
+    return model
+
+
+def _create_native(
+    name: str,
+    num_classes: int,
+    in_chans: int,
+    pretrained: bool,
+    weights: str | None,
+    features_only: bool,
+    kwargs: dict[str, Any],
+) -> nn.Module:
     base, tag = _split_tag(name)
     family, size = sizes()[base]
     try:
@@ -141,6 +171,44 @@ def create_model(
 
         load_weights(model, weights or fetch(base, model.default_cfg["hf_hub_id"]))
     return FeaturePyramid(model) if features_only else model
+
+
+def _create_torchvision(
+    name: str, num_classes: int, pretrained: bool, weights: str | None, told: dict[str, Any]
+) -> nn.Module:
+    from torchvision.models import get_model
+
+    if pretrained or told["in_chans"] != 3 or "features_only" in told:
+        raise FoveateError(
+            f"{name} is built with 3 channels and without weights: load its own with weights=PATH"
+        )
+    extra = {key: value for key, value in told.items() if key not in ("in_chans", "num_classes")}
+    model = get_model(
+        name.removeprefix("torchvision/"), weights=None, num_classes=num_classes, **extra
+    )
+    if weights:
+        from foveate.backbones.weights import load_weights
+
+        load_weights(model, weights)
+    return model
+
+
+def architecture_of(model: nn.Module) -> dict[str, Any] | None:
+    """What `create_model` would need to build a network again, before any edit.
+
+    Args:
+        model: of `create_model`, or of timm by its name alone.
+
+    Returns: `{"name": ..., "kwargs": ...}`, or None if that is not known.
+    """
+    noted = model.meta if isinstance(model, fx.GraphModule) else vars(model)
+    known = noted.get("architecture")
+    published = getattr(model, "pretrained_cfg", None) or {}
+    if known is None and published.get("architecture"):
+        known = {"name": f"timm/{published['architecture']}", "kwargs": {}}
+    if known and known["name"] and isinstance(classes := getattr(model, "num_classes", None), int):
+        known = {**known, "kwargs": {**known["kwargs"], "num_classes": classes}}
+    return known
 
 
 def _create_timm(

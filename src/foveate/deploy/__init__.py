@@ -1,6 +1,6 @@
 """From a trained model to programs that run fast, and back into use."""
 
-from foveate.deploy.artifact import load_model, save
+from foveate.deploy.artifact import load_model, load_network, save
 from foveate.deploy.candidates import WAYS, Candidate
 from foveate.deploy.deployed import Deployed, load_fastest
 from foveate.deploy.export import FORMATS, Artifact, export, latency
@@ -24,6 +24,7 @@ __all__ = [
     "load",
     "load_fastest",
     "load_model",
+    "load_network",
     "parity",
     "save",
 ]

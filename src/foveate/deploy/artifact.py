@@ -7,69 +7,168 @@ stand beside them; `check.npz` holds inputs and expected outputs.
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 import foveate
+from foveate.backbones import architecture_of, create_model
 from foveate.errors import FoveateError
+from foveate.surgery.lineage import lineage
+from foveate.surgery.replay import replay
 from foveate.vision import Preprocess, VisionModel
 
+Factory = Callable[[], nn.Module]
+"""Makes a network of one's own as it was before its first edit."""
 
-def save(model: VisionModel, folder: Path) -> None:
-    """Write a model alone: weights and what rebuilds them.
 
-    Raises: FoveateError if it cannot be written.
+def save(
+    model: nn.Module, folder: str | Path, *, architecture: str | dict[str, Any] | None = None
+) -> None:
+    """Write a model alone: weights and what rebuilds it, its edits included.
+
+    Args:
+        model: a VisionModel or any network.
+        folder: is made if it is not there.
+        architecture: a name, or `{"name": ..., "kwargs": ...}`, as
+            `foveate.create_model` takes them. Not needed for what that or timm
+            made by name; a network of one's own is loaded with a factory.
+
+    Raises: FoveateError if it cannot be written, or if what would be written
+        does not rebuild the model.
     """
+    folder = Path(folder)
+    facts = describe(model, architecture)
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    if facts["architecture"]:
+        _demand_fit(facts, state)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state, folder / "model.safetensors")
-        write_facts(folder, describe(model))
+        write_facts(folder, facts)
     except (OSError, SafetensorError) as error:
         raise cannot_write(folder, error) from error
 
 
-def describe(model: VisionModel) -> dict[str, Any]:
-    """What `model.json` says of the model itself."""
+def describe(model: nn.Module, architecture: str | dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `model.json` says of the model itself; the architecture as in `save`."""
+    if isinstance(architecture, str):
+        architecture = {"name": architecture, "kwargs": {}}
+    facts: dict[str, Any] = {"foveate": foveate.__version__, "lineage": lineage(model)}
+    if not isinstance(model, VisionModel):
+        return {**facts, "architecture": architecture or architecture_of(model)}
     return {
-        "foveate": foveate.__version__,
-        "architecture": model.architecture,
-        "lineage": model.lineage,
+        **facts,
+        "architecture": architecture or model.architecture or _without_classes(model.backbone),
         "preprocess": model.preprocess.to_json(),
         "labels": model.labels,
         "input": "float32 RGB in [0, 1], (B, 3, S, S); normalisation is inside",
     }
 
 
-def load_model(folder: str | Path) -> VisionModel:
+def load_model(folder: str | Path, factory: Factory | None = None) -> VisionModel:
     """Rebuild the model of an artifact, bit for bit. Nothing is unpickled.
 
+    Args:
+        folder: as `save` or `export` wrote it.
+        factory: makes the backbone, if it is of one's own.
+
     Raises: FoveateError if the folder is no artifact or is damaged.
+    """
+    model = load_network(folder, factory)
+    if not isinstance(model, VisionModel):
+        raise FoveateError(
+            f"{folder} holds a network without labels and preprocessing: foveate.load_network "
+            "gives it"
+        )
+    return model
+
+
+def load_network(folder: str | Path, factory: Factory | None = None) -> nn.Module:
+    """Rebuild any network that `save` wrote, bit for bit, its edits included.
+
+    Args:
+        folder: as `save` wrote it.
+        factory: makes the network as it was before its first edit, if it is of one's own.
+
+    Returns: the network in evaluation mode; a VisionModel if it was one.
+    Raises: FoveateError if the folder is no artifact or is damaged, or a factory is missing.
     """
     folder = Path(folder)
     facts = read_facts(folder)
     verify(folder, facts, ("model.safetensors",))
-    try:
-        architecture = facts["architecture"]
-        preprocess = Preprocess.from_json(facts["preprocess"])
-        model = VisionModel.create(
-            architecture["name"],
-            facts["labels"],
-            preprocess.size,
-            mean=preprocess.mean,
-            std=preprocess.std,
-            **architecture["kwargs"],
+    if not facts.get("architecture") and factory is None:
+        raise FoveateError(
+            f"the network in {folder} is of its maker's own: give factory, a function that makes "
+            "it as it was before its first edit"
         )
-        model.preprocess = preprocess
-        model.lineage = facts["lineage"]
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+    try:
+        model = _rebuilt(facts, factory)
+        _fit_state(model, load_file(folder / "model.safetensors"))
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        OSError,
+        SafetensorError,
+    ) as error:
         raise damaged(folder, str(error).split("\n")[0]) from error
     return model.eval()
+
+
+def _rebuilt(facts: dict[str, Any], factory: Factory | None) -> nn.Module:
+    """A fresh model with the structure that facts say."""
+    architecture = facts["architecture"]
+    if "labels" not in facts:
+        made = (
+            factory() if factory else create_model(architecture["name"], **architecture["kwargs"])
+        )
+        return replay(made, facts["lineage"])
+    preprocess = Preprocess.from_json(facts["preprocess"])
+    if factory:
+        model = VisionModel(factory(), preprocess, facts["labels"])
+    else:
+        made = VisionModel.create(
+            architecture["name"], facts["labels"], preprocess.size, **architecture["kwargs"]
+        )
+        model = VisionModel(made.backbone, preprocess, facts["labels"], architecture)
+    return replay(model, facts["lineage"])
+
+
+def _without_classes(backbone: nn.Module) -> dict[str, Any]:
+    """How a backbone was made, as a VisionModel has it: its labels say how many classes."""
+    known = architecture_of(backbone) or {}
+    kwargs = {key: value for key, value in known.get("kwargs", {}).items() if key != "num_classes"}
+    return known and {**known, "kwargs": kwargs}
+
+
+def _demand_fit(facts: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Raises: FoveateError if a model rebuilt from these facts does not take these weights."""
+    try:
+        _fit_state(_rebuilt(json.loads(json.dumps(facts)), None), state)
+    except (TypeError, AttributeError, RuntimeError) as error:
+        raise FoveateError(
+            f"{facts['architecture']['name']} with its options and edits does not rebuild the "
+            f"model ({' '.join(str(error).split())[:300]}): give architecture, with all options "
+            "that the model was made with"
+        ) from error
+
+
+def _fit_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load weights, in the type that they have."""
+    floats = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(floats) == 1:
+        model.to(floats.pop())
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name in state and tensor.dtype != state[name].dtype:
+            tensor.data = tensor.data.to(state[name].dtype)
+    model.load_state_dict(state)
 
 
 # ---------------------------------------------------------------- model.json and checksums

@@ -93,16 +93,25 @@ def chains(
     return found
 
 
-def lift_norm(model: nn.Module, chain: Chain) -> nn.Module | None:
+def link_of(chain: Chain) -> dict[str, Any]:
+    """What an edit's plan keeps of a chain, JSON-ready: an endless `top` is "inf"."""
+    top = None if chain.top is None else str(chain.top)
+    return {"name": chain.name, "norm": chain.norm, "top": top, "source": chain.source}
+
+
+def lift_norm(model: nn.Module, name: str | None) -> nn.Module | None:
     """Take the norm of a chain out of its model; an activation that it holds stays.
 
-    Returns: the norm, or None if the chain has none.
+    Args:
+        name: of the norm, or None if the chain has none.
+
+    Returns: the norm, or None.
     """
-    if chain.norm is None:
+    if name is None:
         return None
-    norm: Any = model.get_submodule(chain.norm)
+    norm: Any = model.get_submodule(name)
     rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
-    model.set_submodule(chain.norm, nn.Sequential(*rest) if rest else nn.Identity())
+    model.set_submodule(name, nn.Sequential(*rest) if rest else nn.Identity())
     return norm
 
 

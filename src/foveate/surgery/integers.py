@@ -160,6 +160,8 @@ class IntegerLayer(nn.Module):
     Shapes: as the layer's, in floats that lie on the grids.
     """
 
+    weights_as = "integers"
+
     weight: Tensor
     bias: Tensor
     multiplier: Tensor

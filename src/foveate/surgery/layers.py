@@ -1,5 +1,6 @@
 """Convolutions and linear layers alike: which are plain, and what they compute."""
 
+import fnmatch
 from typing import Any
 
 from timm.layers import linear
@@ -13,14 +14,19 @@ def is_plain_layer(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d | nn.Linear) and type(module).forward in plain
 
 
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a part's name is one of some patterns, such as "stages.*.conv1"."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def obstacle(name: str, layer: nn.Module, skip: tuple[str, ...]) -> str:
     """Why an edit of weights must leave a layer, for its coverage table, or "".
 
     Args:
         name, layer: as `named_modules` has them.
-        skip: names that the edit was told to leave.
+        skip: patterns of names that the edit was told to leave.
     """
-    if name in skip:
+    if matches(name, skip):
         return "left because skip names it"
     if not is_plain_layer(layer):
         return "left because its class computes something of its own"

@@ -13,16 +13,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.nn import functional as F
 
-from foveate.surgery.edit import Covered, Edit, Images
+from foveate.surgery.edit import Covered
+from foveate.surgery.graph_edit import GraphEdit
 from foveate.surgery.graphs import (
     Recorder,
     add_constant,
     aten,
     call,
-    capture,
     constant,
     is_call,
     norm_of,
@@ -35,7 +35,7 @@ from foveate.surgery.graphs import (
 
 
 @dataclass(frozen=True)
-class Merge(Edit):
+class Merge(GraphEdit):
     """Fold norms, scales, parallel branches and identities into single kernels.
 
     Each merge is computed beside what it replaces, on given images; one that is
@@ -44,21 +44,13 @@ class Merge(Edit):
     Args:
         tolerance: largest error against the largest value of the part's output.
 
-    Returns by `apply`: a torch.fx.GraphModule that takes any batch size, and the table.
     Raises: FoveateError if nothing could be merged, or the graph cannot be captured.
     """
 
     tolerance: float = 1e-4
 
-    def apply(self, model: nn.Module, data: Images = None) -> tuple[nn.Module, list[Covered]]:
-        graph = capture(model, next(self.batches(data)))
-        coverage = self.change(graph, data)
-        self.demand_change(model, coverage)
-        return graph, coverage
-
-    def change(self, model: nn.Module, data: Images) -> list[Covered]:
-        assert isinstance(model, fx.GraphModule)
-        return merge_graph(model, next(self.batches(data)), self.tolerance)
+    def change(self, graph: fx.GraphModule, images: Tensor) -> list[Covered]:
+        return merge_graph(graph, images, self.tolerance)
 
 
 def merge_graph(graph: fx.GraphModule, images: Tensor, tolerance: float = 1e-4) -> list[Covered]:

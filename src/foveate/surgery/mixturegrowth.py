@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.chains import Chain, chains
-from foveate.surgery.edit import Covered, Edit, Images
+from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.layers import geometry_of, obstacle, product
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d, nn.GroupNorm)
@@ -41,6 +41,14 @@ class Templates(Edit):
     Raises: FoveateError that names the field.
     """
 
+    looks_at = "nothing"
+    refuses: ClassVar[dict[str, str]] = {
+        "integers": "mixtures are learnt in floating point; make them first",
+        "mixtures": "they are mixtures already",
+        "chosen filters": "make the mixtures of the model without the heads",
+        "constants": "make the mixtures first, and capture the graph then",
+    }
+
     templates: int = 2
     layers_per_bank: int = 1
     skip: tuple[str, ...] = ()
@@ -51,7 +59,7 @@ class Templates(Edit):
             if getattr(self, name) < 1:
                 raise FoveateError(f"{name} is {getattr(self, name)}: give 1 or more")
 
-    def change(self, model: nn.Module, data: Images) -> list[Covered]:
+    def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         coverage, alike = [], defaultdict(list)
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -59,12 +67,19 @@ class Templates(Edit):
                 done = why or f"a mixture of {self.templates} templates and what its bank shares"
                 coverage.append(Covered(name, type(module).__name__, not why, done))
                 if not why:
-                    alike[tuple(module.weight.shape)].append((name, module))
+                    alike[tuple(module.weight.shape)].append(name)
+        size = self.layers_per_bank
+        banks = [
+            names[i : i + size] for names in alike.values() for i in range(0, len(names), size)
+        ]
+        return {"banks": banks}, coverage
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         generator = torch.Generator().manual_seed(self.seed)
-        for layers in alike.values():
-            for begin in range(0, len(layers), self.layers_per_bank):
-                self._share(model, layers[begin : begin + self.layers_per_bank], generator)
-        return coverage
+        for names in plan["banks"]:
+            layers = [(name, model.get_submodule(name)) for name in names]
+            self._share(model, layers, generator)
+        return model
 
     def _share(
         self, model: nn.Module, layers: list[tuple[str, Any]], generator: torch.Generator
@@ -104,6 +119,8 @@ class MixedLayer(nn.Module):
 
     Shapes: as the layer's.
     """
+
+    weights_as = "mixtures"
 
     def __init__(self, layer: Any, bank: Bank, coefficients: Tensor) -> None:
         super().__init__()
@@ -162,6 +179,9 @@ class Grow(Edit):
         cannot be widened.
     """
 
+    looks_at = "shapes"
+    refuses: ClassVar[dict[str, str]] = {"constants": "it has no layers any more; grow first"}
+
     coefficients: Literal["orthogonal", "copy", "random", "zero"] = "orthogonal"
     scale: float = 1.0
     second: nn.Module | None = field(default=None, compare=False, repr=False)
@@ -172,41 +192,60 @@ class Grow(Edit):
             mend = "choose orthogonal, copy, random or zero"
             raise FoveateError(f"coefficients is {self.coefficients!r}: {mend}")
 
-    def change(self, model: nn.Module, data: Images) -> list[Covered]:
+    def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         x = next(self.batches(data))
         found = chains(model, x, lambda module: isinstance(module, MixedLayer))
         if not found:
-            return []
+            return {}, []
         inside = {part for chain in found.values() for part in chain.layer.modules()}
-        others = dict(copy.deepcopy(self.second).named_modules()) if self.second else {}
-        generator = torch.Generator().manual_seed(self.seed)
-        shape = _output_shape(model, x)
-        coverage = []
-        for name, module in list(model.named_modules()):
-            other: Any = others.get(name)
+        others = dict(self.second.named_modules()) if self.second else {}
+        names, norms, coverage = [], [], []
+        for name, module in model.named_modules():
+            names.append(name)
             kind = type(module).__name__
-            if self.second is not None and type(other) is not type(module):
+            if self.second is not None and type(others.get(name)) is not type(module):
                 raise FoveateError(f"the second model has no {name} of the kind {kind}")
             if name in found:
-                self._widen(found[name], other, generator)
                 coverage.append(Covered(name, kind, True, _done(found[name])))
             elif type(module) in NORMS:
-                _widen_norm(module, other)
+                norms.append(name)
                 coverage.append(Covered(name, kind, True, "twice the channels"))
             elif module not in inside and next(module.parameters(False), None) is not None:
                 raise FoveateError(f"Grow cannot widen {name}, a {kind}: mixtures and norms it can")
-        if _output_shape(model, x) != shape:
+        plan = {
+            "layers": [[n, found[n].first, found[n].last] for n in names if n in found],
+            "norms": norms,
+            "has_second": self.second is not None,
+        }
+        self._demand_shape(model, plan, x)
+        return plan, coverage
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        others = {}
+        if plan["has_second"]:  # where it is loaded, weights come later: any model of its kind
+            others = dict(copy.deepcopy(self.second or model).named_modules())
+        generator = torch.Generator().manual_seed(self.seed)
+        for name, first, last in plan["layers"]:
+            self._widen(model.get_submodule(name), first, last, others.get(name), generator)
+        for name in plan["norms"]:
+            _widen_norm(model.get_submodule(name), others.get(name))
+        return model
+
+    def _demand_shape(self, model: nn.Module, plan: Plan, x: Tensor) -> None:
+        """Raises: FoveateError if the grown model does not run, or has other outputs."""
+        grown = self.rebuild(copy.deepcopy(model), plan)
+        if _output_shape(grown, x) != _output_shape(model, x):
             raise FoveateError("the grown model's output has another shape: Grow does not suit it")
-        return coverage
 
     @torch.no_grad()
-    def _widen(self, chain: Chain, other: Any, generator: torch.Generator) -> None:
-        layer: MixedLayer = chain.layer
+    def _widen(
+        self, layer: Any, first: bool, last: bool, other: Any, generator: torch.Generator
+    ) -> None:
         old, bias = layer.blocks, layer.bias
         height, width = len(old), len(old[0])
         grouped = layer.geometry.get("groups", 1) > 1
-        rows = height * (1 if chain.last else 2)
-        columns = width * (1 if chain.first or grouped else 2)
+        rows = height * (1 if last else 2)
+        columns = width * (1 if first or grouped else 2)
         shift = offset = 0
         if other is not None:
             shift, offset = len(layer.coefficients), len(layer.banks)
@@ -226,7 +265,7 @@ class Grow(Edit):
             layer.blocks[i][j] = (index, bank)
         if bias is not None:
             more = torch.zeros_like(bias) if other is None else other.bias
-            layer.bias = nn.Parameter(bias + more if chain.last else torch.cat((bias, more)))
+            layer.bias = nn.Parameter(bias + more if last else torch.cat((bias, more)))
         if grouped:
             layer.geometry = {**layer.geometry, "groups": 2 * layer.geometry["groups"]}
 

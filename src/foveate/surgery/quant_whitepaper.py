@@ -8,15 +8,15 @@ arithmetic is that of Jacob et al. 2018 (arXiv 1712.05877, section 2).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from foveate.catalog import implements
 from foveate.errors import FoveateError
-from foveate.surgery.chains import Chain, chains, lift_norm
-from foveate.surgery.edit import Covered, Edit, Images
+from foveate.surgery.chains import Chain, chains, lift_norm, link_of
+from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.integers import (
     Grid,
     Grids,
@@ -26,7 +26,7 @@ from foveate.surgery.integers import (
     quantise,
     symmetric_grid,
 )
-from foveate.surgery.layers import geometry_of, obstacle, on_channels, product
+from foveate.surgery.layers import geometry_of, matches, obstacle, on_channels, product
 
 
 @implements("quant_whitepaper")
@@ -48,7 +48,7 @@ class Quantise(Edit):
             over the first batches is a plain one.
         gemmlowp: requantise in gemmlowp's two roundings. TFLite's single one
             does what fake quantisation does.
-        skip: names of layers to leave as they are.
+        skip: names of layers to leave as they are, or patterns of them.
 
     Raises: FoveateError that names the field, or the layer of `skip` that is not there.
     """
@@ -67,12 +67,18 @@ class Quantise(Edit):
         if self.decay is not None and not 0 <= self.decay < 1:
             raise FoveateError(f"decay is {self.decay}: give 0 or more and less than 1, or None")
 
-    def change(self, model: nn.Module, data: Images) -> list[Covered]:
-        batches = list(self.batches(data))
-        found = chains(model, batches[0])
-        missing = set(self.skip) - {name for name, _ in model.named_modules()}
-        if missing:
-            raise FoveateError(f"skip names {min(missing)!r}, which the model does not have")
+    refuses: ClassVar[dict[str, str]] = {
+        "integers": "they are quantised already",
+        "mixtures": "fold them into plain layers first",
+        "chosen filters": "quantise the model without the heads",
+        "constants": "quantise first, and capture the graph then",
+    }
+
+    def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
+        found = chains(model, next(self.batches(data)))
+        for pattern in self.skip:
+            if not any(matches(name, (pattern,)) for name, _ in model.named_modules()):
+                raise FoveateError(f"skip names {pattern!r}, which the model does not have")
         coverage = []
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -82,27 +88,32 @@ class Quantise(Edit):
                 done = why or _done(found[name])
                 coverage.append(Covered(name, type(module).__name__, not why, done))
         wanted = {line.name for line in coverage if line.changed}
-        self._put_in(model, [chain for chain in found.values() if chain.name in wanted])
-        self._calibrate(model, batches)
-        return coverage
+        links = [link_of(chain) for chain in found.values() if chain.name in wanted]
+        return {"layers": links}, coverage
 
-    def _put_in(self, model: nn.Module, layers: list[Chain]) -> None:
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         done: dict[str, QuantisedLayer] = {}
-        for chain in layers:
-            source = done[chain.source].output if chain.source in done else None
-            norm = lift_norm(model, chain)
-            layer = QuantisedLayer(chain.layer, norm, chain.top, source, self)
-            done[chain.name] = layer.train(chain.layer.training)
-            model.set_submodule(chain.name, layer)
+        for link in plan["layers"]:
+            layer: Any = model.get_submodule(link["name"])
+            source = done[link["source"]].output if link["source"] in done else None
+            norm, top = lift_norm(model, link["norm"]), link["top"]
+            top = None if top is None else float(top)
+            quantised = QuantisedLayer(layer, norm, top, source, self)
+            done[link["name"]] = quantised.train(layer.training)
+            model.set_submodule(link["name"], quantised)
+        return model
+
+    def fit(self, model: nn.Module, plan: Plan, data: Images) -> None:
+        self._calibrate(model, data)
 
     @torch.no_grad()
-    def _calibrate(self, model: nn.Module, batches: list[Tensor]) -> None:
+    def _calibrate(self, model: nn.Module, data: Images) -> None:
         was_training = model.training
         model.eval()
         layers = [m for m in model.modules() if isinstance(m, QuantisedLayer)]
         for layer in layers:
             layer.calibrating = True
-        for batch in batches:
+        for batch in self.batches(data):
             model(batch)
         for layer in layers:
             layer.calibrating = False
@@ -136,6 +147,8 @@ class QuantisedLayer(nn.Module):
 
     Shapes: as the layer's.
     """
+
+    weights_as = "integers"
 
     def __init__(
         self,
