@@ -10,6 +10,7 @@ from torch import nn
 import foveate
 from foveate import FoveateError
 from foveate.surgery.mixturegrowth import Templates
+from foveate.surgery.quant_whitepaper_qualcomm.bias import CorrectBias
 from foveate.surgery.quant_whitepaper_qualcomm.rounding import AdaRound
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate
 from foveate.surgery.storage import Store, StoredWeight, pack, unpack
@@ -119,6 +120,26 @@ def test_saved_and_loaded_bit_for_bit(simulated, images, tmp_path):
 def test_double_precision(images):
     stored, _ = Store().apply(net())
     assert stored.double()(images.double()).dtype == torch.float64
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_openvino_computes_stored_layers_in_integers(images):
+    """With weights of 8 bits on symmetric grids: int8 weights, and uint8 activations."""
+    openvino = pytest.importorskip("openvino")
+    model, _ = Simulate().apply(net(), images)
+    stored, _ = Store().apply(CorrectBias().apply(model, images)[0])
+    program = openvino.convert_model(torch.export.export(stored, (images,)))
+    compiled = openvino.compile_model(program, "CPU")
+    layers = {"Convolution", "FullyConnected", "MatMul"}
+    precisions = [
+        info["runtimePrecision"].astype(str)
+        for info in (node.get_rt_info() for node in compiled.get_runtime_model().get_ops())
+        if info["layerType"].astype(str) in layers
+    ]
+    assert len(precisions) == 3
+    assert set(precisions) <= {"u8", "i8"}
+    got = torch.from_numpy(compiled(images.numpy())[0])
+    torch.testing.assert_close(got, stored(images), atol=1e-5, rtol=1e-5)
 
 
 def test_mistakes(images):

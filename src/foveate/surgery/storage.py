@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.surgery.edit import Covered, Edit, Images, Plan
+from foveate.surgery.integers import Grid
 from foveate.surgery.layers import geometry_of, matches, obstacle, product
-from foveate.surgery.quant_whitepaper_qualcomm.simulate import SimulatedLayer
+from foveate.surgery.quant_whitepaper_qualcomm.simulate import SimulatedLayer, cut_off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class Store(Edit):
 
     Each group of an output's weights has its own affine grid over its extremes. Layers that
     `Simulate` has made are stored on the grids that they have, with all that was done to them
-    since, such as by `AdaRound`; their activations' quantisers stay.
+    since, such as by `AdaRound`; their activations' grids stay as they are now. Of 8 symmetric
+    bits that makes a model which OpenVINO, given its torch.export program, runs in integers.
 
     Args:
         bits: 2 to 8; layers of `Simulate` have theirs.
@@ -88,9 +90,13 @@ class StoredLayer(nn.Module):
         super().__init__()
         self.top = self.input_grid = self.output_grid = None
         if isinstance(layer, SimulatedLayer):
-            self.weight = StoredWeight.on_grid_of(layer)
+            grid = layer.weight_grid
+            kind = Int8Weight if grid.symmetric and grid.bits > 4 else StoredWeight
+            self.weight = kind.on_grid_of(layer)
             self.geometry, self.top = layer.geometry, layer.top
-            self.input_grid, self.output_grid = layer.input_grid, layer.output_grid
+            self.input_grid, self.output_grid = (
+                grid and grid.fixed() for grid in (layer.input_grid, layer.output_grid)
+            )
         else:
             self.weight = StoredWeight.of(layer.weight.detach(), bits, group)
             self.geometry = geometry_of(layer)
@@ -99,8 +105,7 @@ class StoredLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.input_grid is not None:
             x = self.input_grid(x)
-        y = product(x, self.weight(x.dtype), self.bias, self.geometry)
-        y = y if self.top is None else y.clamp(0, self.top)
+        y = cut_off(product(x, self.weight(x.dtype), self.bias, self.geometry), self.top)
         return y if self.output_grid is None else self.output_grid(y)
 
 
@@ -145,13 +150,10 @@ class StoredWeight(nn.Module):
     @classmethod
     def on_grid_of(cls, layer: SimulatedLayer) -> "StoredWeight":
         """The weight that a simulated layer computes with, exactly."""
-        (scale, zero), lowest, _ = layer.weight_grid.grid()
-        weight = layer.weight.detach()
-        alone = len(scale) == len(weight)
-        codes = layer.weight_grid.integers(weight if alone else weight[None]).view_as(weight)
-        scale, zero = (part.expand(len(weight))[:, None].contiguous() for part in (scale, zero))
-        codes = codes.flatten(1)[:, None] - lowest
-        return cls(codes, scale, zero - lowest, weight.shape, layer.weight_grid.bits)
+        codes, (scale, zero), lowest = _on_grid(layer)
+        scale, zero = (part.expand(len(codes))[:, None].contiguous() for part in (scale, zero))
+        bits = layer.weight_grid.bits
+        return cls(codes.flatten(1)[:, None] - lowest, scale, zero - lowest, codes.shape, bits)
 
     def forward(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight, of its shape."""
@@ -160,6 +162,43 @@ class StoredWeight(nn.Module):
         steps = codes.to(torch.int16) - self.zero[..., None]
         weight = steps.to(dtype) * self.scale[..., None].to(dtype)
         return weight.flatten(1)[:, : self.shape[1:].numel()].view(self.shape)
+
+
+class Int8Weight(nn.Module):
+    """A weight as int8 times the scale of its output, which is how runtimes with integer
+    arithmetic want to find one.
+
+    Args:
+        codes: of the weight's shape.
+        scale: (outputs,), or (1,).
+    """
+
+    codes: Tensor
+    scale: Tensor
+
+    def __init__(self, codes: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes.to(torch.int8))
+        self.register_buffer("scale", scale.view(-1, *[1] * (codes.ndim - 1)))
+
+    @classmethod
+    def on_grid_of(cls, layer: SimulatedLayer) -> "Int8Weight":
+        """The weight that a simulated layer with a symmetric grid computes with, exactly."""
+        codes, (scale, _), _ = _on_grid(layer)
+        return cls(codes, scale)
+
+    def forward(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight, of its shape."""
+        return self.codes.to(dtype) * self.scale.to(dtype)
+
+
+def _on_grid(layer: SimulatedLayer) -> tuple[Tensor, Grid, int]:
+    """The integers of a simulated layer's weight, their grid, and the lowest there may be."""
+    grid, lowest, _ = layer.weight_grid.grid()
+    weight = layer.weight.detach()
+    alone = len(grid[0]) == len(weight)
+    codes = layer.weight_grid.integers(weight if alone else weight[None])
+    return codes.view_as(weight), grid, lowest
 
 
 def pack(codes: Tensor) -> Tensor:

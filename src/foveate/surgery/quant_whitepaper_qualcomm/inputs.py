@@ -11,6 +11,7 @@ from foveate.surgery.columns import by_group, columns
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     SimulatedLayer,
     all_of_them,
+    cut_off,
     none,
     switched,
 )
@@ -55,7 +56,7 @@ def outputs_at(layer: SimulatedLayer, inputs: Tensor, weight: Tensor, bias: Tens
     """What a layer would make of inputs (groups, places, weights of an output) with another
     weight and bias: (groups, places, outputs of a group), before the outputs are rounded."""
     rows = by_group(weight, layer.geometry).transpose(1, 2)
-    return layer.cut_off(torch.baddbmm(bias.view(len(rows), 1, -1), inputs, rows))
+    return cut_off(torch.baddbmm(bias.view(len(rows), 1, -1), inputs, rows), layer.top)
 
 
 class _ReachedError(Exception):

@@ -65,6 +65,10 @@ class Quantiser(nn.Module):
         low = -self.high if self.low is None else self.low
         return grid_over(low.detach(), self.high.detach(), self.bits, self.symmetric)
 
+    def fixed(self) -> "FixedQuantiser":
+        """The quantiser with its grid as it is now, for good."""
+        return FixedQuantiser(*self.grid())
+
     def integers(self, x: Tensor) -> Tensor:
         """The integers that stand for x, int32."""
         return quantise(x, *self.grid())
@@ -91,6 +95,25 @@ class Quantiser(nn.Module):
         scale = (high - low).clamp(min=1e-8) / top
         zero = _straight(-low / scale)
         return ((_within(_straight(x / scale) + zero, 0, top) - zero) * scale).to(x.dtype)
+
+
+class FixedQuantiser(nn.Module):
+    """Rounds to a grid that stays: scale and zero point are constants, as exports need them.
+
+    Shapes: any, to the same.
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, grid: Grid, low: int, high: int) -> None:
+        super().__init__()
+        self.ends = low, high
+        for name, value in zip(("scale", "zero"), grid, strict=True):
+            self.register_buffer(name, value.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fake_quantise(x, (self.scale, self.zero), *self.ends)
 
 
 def _straight(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Source: quant_whitepaper_qualcomm (arXiv 2106.08295, sections 2, 3.1 and 4).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -197,12 +198,8 @@ class SimulatedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.input_grid is not None:
             x = self.input_grid(x)
-        y = self.cut_off(product(x, *self.weight_and_bias(), self.geometry))
+        y = cut_off(product(x, *self.weight_and_bias(), self.geometry), self.top)
         return y if self.output_grid is None else self.output_grid(y)
-
-    def cut_off(self, y: Tensor) -> Tensor:
-        """Outputs, cut off by the ReLU if there is one."""
-        return y if self.top is None else y.clamp(0, self.top)
 
     def weight_and_bias(self) -> tuple[Tensor, Tensor]:
         """What is multiplied and added: the layer's as it was while its weights' grid is off."""
@@ -215,6 +212,13 @@ class SimulatedLayer(nn.Module):
         if len(self.weight_grid.high) == len(self.weight):
             return self.weight_grid(self.weight)
         return self.weight_grid(self.weight[None])[0]
+
+
+def cut_off(y: Tensor, top: float | None) -> Tensor:
+    """What the ReLU behind a layer leaves, if there is one."""
+    if top is None:
+        return y
+    return y.relu() if top == math.inf else y.clamp(0.0, top)
 
 
 def simulated(model: nn.Module) -> dict[str, SimulatedLayer]:
