@@ -13,6 +13,7 @@ from foveate.surgery.quant_whitepaper import Quantise, QuantisedLayer
 from foveate.surgery.quant_whitepaper_qualcomm.bias import CorrectBias
 from foveate.surgery.quant_whitepaper_qualcomm.equalise import CrossLayerEqualise
 from foveate.surgery.quant_whitepaper_qualcomm.quantiser import Quantiser
+from foveate.surgery.quant_whitepaper_qualcomm.ranges import norm_range
 from foveate.surgery.quant_whitepaper_qualcomm.rounding import AdaRound
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     Simulate,
@@ -77,6 +78,21 @@ def test_setters_and_bits_matter(net, images):
         net, images
     )
     assert (whole(images) - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+def test_ranges_that_norms_tell(net, images):
+    """Six deviations to each side, and where no norm tells, extremes."""
+    ours, _ = Simulate(activation_range="norm").apply(net, images)
+    extremes, _ = Simulate(activation_range="minmax").apply(net, images)
+    high = (net.norm3.bias + 6 * net.norm3.weight.abs()).max()
+    assert ours.wide.output_grid.high == high
+    assert ours.wide.output_grid.low == 0
+    for name in ("side", "head"):
+        ends = (getattr(model, name).output_grid.high for model in (ours, extremes))
+        assert torch.equal(*ends)
+    low, high = norm_range(torch.tensor([1.0, -3.0]), torch.tensor([0.5, 1.0]), None)
+    assert (low, high) == (-9, 4)
+    assert norm_range(torch.tensor([9.0]), torch.tensor([1.0]), 6.0) == (0, 6)
 
 
 def test_training_learns_weights_and_ranges(net, images):

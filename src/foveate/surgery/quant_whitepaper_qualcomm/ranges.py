@@ -12,8 +12,11 @@ from torch import Tensor
 from foveate.surgery.integers import fake_quantise
 from foveate.surgery.quant_whitepaper_qualcomm.quantiser import grid_over
 
-Setter = Literal["minmax", "mse", "percentile", "cross_entropy"]
-SETTERS = ("minmax", "mse", "percentile", "cross_entropy")
+Setter = Literal["minmax", "mse", "percentile", "cross_entropy", "norm"]
+OF_WEIGHTS = ("minmax", "mse", "percentile")
+OF_ACTIVATIONS = (*OF_WEIGHTS, "norm")
+OF_LOGITS = (*OF_WEIGHTS, "cross_entropy")
+DEVIATIONS = 6
 SHARES, ROUNDS = 100, 2
 PER_BATCH = 2**13
 
@@ -52,6 +55,19 @@ def set_range(
     if how == "minmax":
         return low, high
     return _search(x, bits, symmetric, lambda x, y: (x - y).square().mean(1))
+
+
+def norm_range(mean: Tensor, deviation: Tensor, top: float | None) -> tuple[Tensor, Tensor]:
+    """The range of a layer's outputs as its batch norm tells it, without images: six deviations
+    to each side of the mean.
+
+    Args:
+        mean, deviation: of each output, (outputs,).
+        top: where a ReLU cuts off, or None if there is none.
+    """
+    low = (mean - DEVIATIONS * deviation).amin().clamp(max=0)
+    high = (mean + DEVIATIONS * deviation).amax().clamp(min=0)
+    return (low, high) if top is None else (0 * low, high.clamp(max=top))
 
 
 def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:

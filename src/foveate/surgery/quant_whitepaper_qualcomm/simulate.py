@@ -20,7 +20,15 @@ from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.layers import geometry_of, matches, obstacle, product
 from foveate.surgery.quant_whitepaper_qualcomm.folding import expected, fold_norm
 from foveate.surgery.quant_whitepaper_qualcomm.quantiser import Quantiser
-from foveate.surgery.quant_whitepaper_qualcomm.ranges import SETTERS, Sample, Setter, set_range
+from foveate.surgery.quant_whitepaper_qualcomm.ranges import (
+    OF_ACTIVATIONS,
+    OF_LOGITS,
+    OF_WEIGHTS,
+    Sample,
+    Setter,
+    norm_range,
+    set_range,
+)
 
 Switch = Callable[[Quantiser], bool]
 """Which quantisers round."""
@@ -38,7 +46,8 @@ class Simulate(Edit):
     Args:
         weight_bits: 2 to 8.
         activation_bits: 2 to 8, or None to leave activations as they are.
-        weight_range, activation_range: how ranges are set, as `ranges.set_range` says.
+        weight_range, activation_range: how ranges are set, as `ranges.set_range` says; or "norm",
+            for outputs of layers whose norms tell it, and "minmax" for other activations.
         logits_range: the same for the output of the last layer; None as other activations.
         percentile: for setters of that name.
         per_channel: a range for each output channel's weights, or one a layer.
@@ -63,11 +72,14 @@ class Simulate(Edit):
             bits = getattr(self, field)
             if bits not in range(2, 9) and (bits is not None or field == "weight_bits"):
                 raise FoveateError(f"{field} is {bits}: give 2 to 8")
-        for field in ("weight_range", "activation_range", "logits_range"):
-            allowed = SETTERS if field == "logits_range" else SETTERS[:-1]
-            how = getattr(self, field)
-            if how not in allowed and not (how is None and field == "logits_range"):
-                raise FoveateError(f"{field} is {how!r}: give one of {', '.join(allowed)}")
+        for field, allowed in (
+            ("weight_range", OF_WEIGHTS),
+            ("activation_range", OF_ACTIVATIONS),
+            ("logits_range", (*OF_LOGITS, None)),
+        ):
+            if getattr(self, field) not in allowed:
+                names = ", ".join(filter(None, allowed))
+                raise FoveateError(f"{field} is {getattr(self, field)!r}: give one of {names}")
         if not 50 < self.percentile <= 100:
             raise FoveateError(f"percentile is {self.percentile}: give more than 50, at most 100")
 
@@ -131,10 +143,14 @@ class Simulate(Edit):
         for link in plan["layers"]:
             layer: Any = model.get_submodule(link["name"])
             for grid in filter(None, (layer.input_grid, layer.output_grid)):
-                is_logits = link["last"] and grid is layer.output_grid
-                how = (
-                    self.logits_range if is_logits and self.logits_range else self.activation_range
-                )
+                is_output, how = grid is layer.output_grid, self.activation_range
+                if how == "norm":
+                    how, known = "minmax", expected(layer) if is_output else None
+                    if known is not None:
+                        grid.set_range(*norm_range(*known, layer.top))
+                        continue
+                if link["last"] and is_output:
+                    how = self.logits_range or how
                 sample = Sample(rows=how == "cross_entropy")
                 samples[grid] = (sample, how)
                 look: Any = partial(_look, sample)
