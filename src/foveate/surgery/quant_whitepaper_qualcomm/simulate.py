@@ -1,0 +1,295 @@
+"""A model that computes as integers would, in floating point, and keeps what it was beside.
+
+Source: quant_whitepaper_qualcomm (arXiv 2106.08295, sections 2, 3.1 and 4).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from foveate.catalog import implements
+from foveate.errors import FoveateError
+from foveate.surgery.chains import chains, link_of
+from foveate.surgery.edit import Covered, Edit, Images, Plan
+from foveate.surgery.layers import geometry_of, matches, obstacle, product
+from foveate.surgery.quant_whitepaper_qualcomm.folding import expected, fold_norm
+from foveate.surgery.quant_whitepaper_qualcomm.quantiser import Quantiser
+from foveate.surgery.quant_whitepaper_qualcomm.ranges import (
+    OF_ACTIVATIONS,
+    OF_LOGITS,
+    OF_WEIGHTS,
+    Sample,
+    Setter,
+    norm_range,
+    set_range,
+)
+
+Switch = Callable[[Quantiser], bool]
+"""Which quantisers round."""
+
+
+@implements("quant_whitepaper_qualcomm")
+@dataclass(frozen=True, kw_only=True)
+class Simulate(Edit):
+    """Round weights and activations of every convolution and linear layer to grids.
+
+    Batch norms and ReLUs that follow a layer are folded into it. A layer rounds its weight,
+    its output, and its input unless that lies on a grid already. Trained on, the edited model
+    learns weights and ranges together (LSQ-like), with any recipe.
+
+    Args:
+        weight_bits: 2 to 8.
+        activation_bits: 2 to 8, or None to leave activations as they are.
+        weight_range, activation_range: how ranges are set, as `ranges.set_range` says; or "norm",
+            for outputs of layers whose norms tell it, and "minmax" for other activations.
+        logits_range: the same for the output of the last layer; None as other activations.
+        percentile: for setters of that name.
+        per_channel: a range for each output channel's weights, or one a layer.
+        symmetric: weights' grids have zero in their middle. Activations' never have.
+        skip: names of layers to leave as they are, or patterns of them.
+
+    Raises: FoveateError that names the field, or the layer of `skip` that is not there.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int | None = 8
+    weight_range: Setter = "mse"
+    activation_range: Setter = "mse"
+    logits_range: Setter | None = None
+    percentile: float = 99.99
+    per_channel: bool = True
+    symmetric: bool = True
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("weight_bits", "activation_bits"):
+            bits = getattr(self, field)
+            if bits not in range(2, 9) and (bits is not None or field == "weight_bits"):
+                raise FoveateError(f"{field} is {bits}: give 2 to 8")
+        for field, allowed in (
+            ("weight_range", OF_WEIGHTS),
+            ("activation_range", OF_ACTIVATIONS),
+            ("logits_range", (*OF_LOGITS, None)),
+        ):
+            if getattr(self, field) not in allowed:
+                names = ", ".join(filter(None, allowed))
+                raise FoveateError(f"{field} is {getattr(self, field)!r}: give one of {names}")
+        if not 50 < self.percentile <= 100:
+            raise FoveateError(f"percentile is {self.percentile}: give more than 50, at most 100")
+
+    refuses: ClassVar[dict[str, str]] = {
+        "integers": "they are quantised already",
+        "mixtures": "fold them into plain layers first",
+        "chosen filters": "quantise the model without the heads",
+        "constants": "quantise first, and capture the graph then",
+    }
+
+    def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
+        found = chains(model, next(self.batches(data)))
+        for pattern in self.skip:
+            if not any(matches(name, (pattern,)) for name, _ in model.named_modules()):
+                raise FoveateError(f"skip names {pattern!r}, which the model does not have")
+        coverage = []
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                why = obstacle(name, module, self.skip)
+                if not why and name not in found:
+                    why = "left because the model did not call it"
+                done = why or f"{self.weight_bits}-bit weights, {self._told(found[name].norm)}"
+                coverage.append(Covered(name, type(module).__name__, not why, done))
+        wanted = {line.name for line in coverage if line.changed}
+        links = [
+            {**link_of(chain), "last": chain.last}
+            for chain in found.values()
+            if chain.name in wanted
+        ]
+        return {"layers": links}, coverage
+
+    def _told(self, norm: str | None) -> str:
+        bits = "activations as they are"
+        if self.activation_bits is not None:
+            bits = f"{self.activation_bits}-bit activations"
+        return bits + (f", with {norm} folded in" if norm else "")
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        done: set[str] = set()
+        for link in plan["layers"]:
+            layer = fold_norm(model, link["name"], link["norm"])
+            source = link["source"] if link["source"] in done else None
+            top = None if link["top"] is None else float(link["top"])
+            simulated = SimulatedLayer(layer, top, source, self).train(layer.training)
+            model.set_submodule(link["name"], simulated)
+            done.add(link["name"])
+        return model
+
+    def fit(self, model: nn.Module, plan: Plan, data: Images) -> None:
+        if self.activation_bits is not None:
+            self._set_activations(model, plan, data)
+        for link in plan["layers"]:
+            layer: Any = model.get_submodule(link["name"])
+            weight = layer.weight.flatten(1) if self.per_channel else layer.weight.view(1, -1)
+            self._set(layer.weight_grid, weight, self.weight_range)
+
+    def _set_activations(self, model: nn.Module, plan: Plan, data: Images) -> None:
+        """Let the model's data pass, with nothing rounded, and look at it."""
+        samples: dict[Quantiser, tuple[Sample, Setter]] = {}
+        handles = []
+        for link in plan["layers"]:
+            layer: Any = model.get_submodule(link["name"])
+            for grid in filter(None, (layer.input_grid, layer.output_grid)):
+                is_output, how = grid is layer.output_grid, self.activation_range
+                if how == "norm":
+                    how, known = "minmax", expected(layer) if is_output else None
+                    if known is not None:
+                        grid.set_range(*norm_range(*known, layer.top))
+                        continue
+                if link["last"] and is_output:
+                    how = self.logits_range or how
+                sample = Sample(rows=how == "cross_entropy")
+                samples[grid] = (sample, how)
+                look: Any = partial(_look, sample)
+                handles.append(grid.register_forward_pre_hook(look))
+        try:
+            with switched(model, none), torch.no_grad():
+                for batch in self.batches(data):
+                    model(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for grid, (sample, how) in samples.items():
+            self._set(grid, sample.values(), how)
+
+    def _set(self, grid: Quantiser, values: Tensor, how: Setter) -> None:
+        low, high = set_range(values, grid.bits, grid.symmetric, how, self.percentile)
+        grid.set_range(low.view_as(grid.high), high.view_as(grid.high))
+
+
+def _look(sample: Sample, grid: nn.Module, args: tuple[Tensor, ...]) -> None:
+    sample.add(args[0])
+
+
+@implements("quant_whitepaper_qualcomm")
+class SimulatedLayer(nn.Module):
+    """A convolution or linear layer and its ReLU, with quantisers around and in it.
+
+    Args:
+        layer: an nn.Conv2d or nn.Linear, with a bias.
+        top: where the ReLU behind it cuts off, or None if there is none.
+        source: name of the layer whose output, moved at most, is the input, or None.
+        how: bits and ranges.
+
+    Attributes:
+        weight, bias: what is rounded and used; edits may change them.
+        plain_weight, plain_bias: those of the layer as it was, for comparison.
+
+    Shapes: as the layer's.
+    """
+
+    weights_as = "integers"
+
+    plain_weight: Tensor
+    plain_bias: Tensor
+
+    def __init__(self, layer: Any, top: float | None, source: str | None, how: Simulate) -> None:
+        super().__init__()
+        self.geometry, self.top, self.source = geometry_of(layer), top, source
+        self.weight, self.bias = layer.weight, layer.bias
+        for name in ("weight", "bias"):
+            self.register_buffer(f"plain_{name}", getattr(layer, name).detach().clone())
+        for name, values in zip(("mean", "deviation"), expected(layer) or (), strict=False):
+            self.register_buffer(f"expected_{name}", values)
+        channels = len(layer.weight) if how.per_channel else 1
+        self.weight_grid = Quantiser(how.weight_bits, how.symmetric, channels)
+        self.input_grid = self.output_grid = None
+        if how.activation_bits is not None:
+            self.output_grid = Quantiser(how.activation_bits, False)
+            self.input_grid = None if source else Quantiser(how.activation_bits, False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_grid is not None:
+            x = self.input_grid(x)
+        y = cut_off(product(x, *self.weight_and_bias(), self.geometry), self.top)
+        return y if self.output_grid is None else self.output_grid(y)
+
+    def weight_and_bias(self) -> tuple[Tensor, Tensor]:
+        """What is multiplied and added: the layer's as it was while its weights' grid is off."""
+        if not self.weight_grid.on:
+            return self.plain_weight, self.plain_bias
+        return self.rounded_weight(), self.bias
+
+    def rounded_weight(self) -> Tensor:
+        """The weight on its grid."""
+        if len(self.weight_grid.high) == len(self.weight):
+            return self.weight_grid(self.weight)
+        return self.weight_grid(self.weight[None])[0]
+
+
+def cut_off(y: Tensor, top: float | None) -> Tensor:
+    """What the ReLU behind a layer leaves, if there is one."""
+    if top is None:
+        return y
+    return y.relu() if top == math.inf else y.clamp(0.0, top)
+
+
+def simulated(model: nn.Module) -> dict[str, SimulatedLayer]:
+    """The simulated layers of a model, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, SimulatedLayer)}
+
+
+@contextmanager
+def switched(model: nn.Module, on: Switch) -> Iterator[None]:
+    """While this lasts, the model is in evaluation mode, and only some of its quantisers round.
+
+    Args:
+        on: which. With none of them, the model computes what the one it came from did.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    grids = [module for module in model.modules() if isinstance(module, Quantiser)]
+    states = [grid.on for grid in grids]
+    model.eval()
+    try:
+        for grid in grids:
+            grid.on = on(grid)
+        yield
+    finally:
+        for grid, state in zip(grids, states, strict=True):
+            grid.on = state
+        for module, training in modes:
+            module.training = training
+
+
+def none(grid: Quantiser) -> bool:
+    """For `switched`: the model as it was."""
+    return False
+
+
+def all_of_them(grid: Quantiser) -> bool:
+    """For `switched`: the model as it is."""
+    return True
+
+
+def demand_simulated(edit: Edit, model: nn.Module, x: Tensor) -> list[str]:
+    """The names of the simulated layers that a model calls once, in the order of the calls.
+
+    Raises: FoveateError if there is none.
+    """
+    layers, order, handles = simulated(model), [], []
+    for name, layer in layers.items():
+        handles.append(layer.register_forward_hook(lambda *_, name=name: order.append(name)))
+    try:
+        with switched(model, none), torch.no_grad():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not order:
+        raise FoveateError(
+            f"{type(edit).__name__} works on layers that Simulate has made: apply it first"
+        )
+    return [name for name in order if order.count(name) == 1]
