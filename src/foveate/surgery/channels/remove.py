@@ -22,6 +22,7 @@ from foveate.surgery.channels.masked import Masked
 from foveate.surgery.channels.numbers import options
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.layers import matches
+from foveate.surgery.masks import SUFFIX, masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,8 @@ def cut(model: nn.Module, keep: dict[str, dict[str, str]], numbers: dict[str, An
                 if tensor is not None:
                     owners.setdefault(id(tensor), []).append((place, own))
                     held[f"{prefix}.{own}".lstrip(".")] = tensor
-    for name, axes in keep.items():
+    masks = {name + SUFFIX: keep[name] for name in masked(model) if name in keep}
+    for name, axes in {**keep, **masks}.items():
         old = new = held[name]
         for axis, ranges in axes.items():
             index = torch.tensor(from_ranges(ranges), device=old.device)
