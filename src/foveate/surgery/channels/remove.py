@@ -6,9 +6,10 @@ computes when it takes no notice of those channels. What cannot be proven stays.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -49,11 +50,26 @@ class Remove(Edit):
     whole: bool = True
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
-        images = two(next(self.batches(data)))
+        images = next(self.batches(data))
+        return self.decide_by(model, images, partial(self.choose, model))
+
+    def decide_by(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        choose: Callable[[list[Group]], dict[str, list[int]]],
+    ) -> tuple[Plan, list[Covered]]:
+        """As `decide`, by any choice of channels, for edits that choose by data.
+
+        Args:
+            model: stays as it is.
+            images: a batch that it takes.
+            choose: says of groups what is to go.
+        """
         with evaluating(model):
-            proof = _Proof.of(model, images, self.whole)
+            proof = _Proof.of(model, two(images), self.whole)
         channels = proof.channels
-        gone = self.choose(model, channels.groups)
+        gone = choose(channels.groups)
         self._demand_known(channels.groups, gone)
         plan, refused = proof.proven(gone)
         lines = [
