@@ -12,6 +12,7 @@ import foveate
 from foveate import FoveateError
 from foveate.measure import count
 from foveate.surgery.channels.remove import Narrow
+from foveate.surgery.gpusq_vit import MaskTwoOfFour
 from foveate.surgery.gradual_pruning import MaskSmallest, largest
 from foveate.surgery.lineage import lineage
 from foveate.surgery.masks import Mask, masked, sparsity, weights
@@ -163,6 +164,45 @@ def test_zeros_are_zeros_in_integers():
         if isinstance(layer, QuantisedLayer):
             held = ~layer.layer.weight_mask
             assert layer.integers().weight.flatten()[held.flatten()].count_nonzero() == 0
+
+
+FAMILIES = [
+    "resnet18",
+    "regnety_002",
+    "densenet121",
+    "efficientnet_b0",
+    "mobilenetv3_small_050",
+    "convnext_atto",
+    "inception_next_atto",
+    "fastvit_t8",
+    "levit_128s",
+    "deit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "pvt_v2_b0",
+    "mixer_s32_224",
+    "ese_vovnet19b_slim_dw",
+    "ghostnet_050",
+    "resnext50_32x4d",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", [MaskSmallest(sparsity=0.6), MaskTwoOfFour()], ids=["60%", "2:4"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(name, edit):
+    model = timm.create_model(name, num_classes=8)
+    edited, coverage = edit.apply(model)
+    held = masked(edited)
+    assert len(held) == sum(line.changed for line in coverage) > 5
+    if isinstance(edit, MaskSmallest):
+        assert sparsity(edited).share == pytest.approx(0.6, abs=0.01)
+    else:
+        assert all(weight.sparsity == 0.5 for weight in held.values())
+        assert all(weight.value.shape[1] % 4 == 0 for weight in held.values())
+    again = replay(timm.create_model(name, num_classes=8), json.loads(json.dumps(lineage(edited))))
+    again.load_state_dict(edited.state_dict())
+    assert sparsity(again) == sparsity(edited)
+    assert list(masked(again)) == list(held)
 
 
 def test_mistakes():
