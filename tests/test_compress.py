@@ -96,12 +96,13 @@ def test_architectures_and_bare_networks(tmp_path):
     save(create_model("timm/resnet10t", num_classes=3), tmp_path / "bare")
     asked = Asked(
         model=str(tmp_path / "bare"),
-        edits=("narrow",),
+        edits=("narrow", "mask-smallest:sparsity=0.8"),
         size=32,
         out=tmp_path / "small",
         seconds=0.01,
     )
-    compress(asked)
+    zeros = [row["zeros"] for row in compress(asked)["stages"]]
+    assert zeros == pytest.approx([0, 0, 0.8], abs=0.001)
     assert load_model(tmp_path / "small").labels == ["0", "1", "2"]
 
 

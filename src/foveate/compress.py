@@ -26,6 +26,7 @@ from foveate.deploy.runtimes import OpenVinoRuntime, TorchRuntime
 from foveate.errors import FoveateError
 from foveate.measure import count, machine, side_by_side
 from foveate.surgery.edit import Edit
+from foveate.surgery.masks import sparsity
 from foveate.surgery.replay import edit_class
 from foveate.train import evaluate
 from foveate.vision import IMAGENET_MEAN, IMAGENET_STD, Preprocess, VisionModel
@@ -157,7 +158,9 @@ def parse(text: str) -> Edit:
 def table(facts: dict[str, Any]) -> Table:
     """The stages side by side."""
     first = facts["stages"][0]
-    shown = Table("", "top-1", "same label", "size", "MACs", f"latency ({facts['runtime']})")
+    shown = Table(
+        "", "top-1", "same label", "size", "zeros", "MACs", f"latency ({facts['runtime']})"
+    )
     for row in facts["stages"]:
         time = row["latency_ms"]
         faster = first["latency_ms"]["median"] / time["median"]
@@ -166,6 +169,7 @@ def table(facts: dict[str, Any]) -> Table:
             "" if row["top1"] is None else f"{row['top1']:.2%}",
             "" if row["same"] is None else f"{row['same']:.2%}",
             f"{row['bytes'] / 1e6:.2f} MB",
+            f"{row['zeros']:.1%}",
             f"{row['macs'] / 1e6:.1f} M",
             f"{time['median']:.2f} ms ({time['low']:.2f} to {time['high']:.2f}), {faster:.2f}x",
         )
@@ -252,6 +256,7 @@ def _figures(
         "name": name,
         "bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()),
         "params": counted.params,
+        "zeros": sparsity(model).share,
         "macs": counted.macs,
         "uncounted": counted.uncounted,
         "top1": None,

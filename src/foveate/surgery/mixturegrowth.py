@@ -46,6 +46,7 @@ class Templates(Edit):
         "integers": "mixtures are learnt in floating point; make them first",
         "mixtures": "they are mixtures already",
         "chosen filters": "make the mixtures of the model without the heads",
+        "masked": "mixtures have no zeros; make and fold them first, and mask then",
         "constants": "make the mixtures first, and capture the graph then",
     }
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from foveate.data import Batch
 from foveate.errors import require
+from foveate.surgery.masks import masked
 
 if TYPE_CHECKING:
     from foveate.train.loop import Training
@@ -102,6 +103,8 @@ class AverageWeights(Ingredient):
         with torch.no_grad():
             for name, value in self._average.items():
                 now[name].copy_(value)
+            for weight in masked(model).values():
+                weight.hold()
             try:
                 yield
             finally:

@@ -18,6 +18,7 @@ from foveate.data import Batch, Batches, Dataset
 from foveate.errors import FoveateError
 from foveate.measure import Ceilings, ceilings, count
 from foveate.ops.kernels import accelerated
+from foveate.surgery.masks import masked
 from foveate.train.checkpoint import Shelf, load, pack_optimizer, save, unpack_optimizer
 from foveate.train.clock import Clock
 from foveate.train.distributed import World
@@ -137,10 +138,11 @@ class Training:
         self.average = AverageWeights(recipe.ema) if recipe.ema else None
         own = [ClipGradients(recipe.clip)] if recipe.clip else []
         self.ingredients = [*own, *([self.average] if self.average else []), *ingredients]
+        self._masked = list(masked(self.model).values())
         self.clock = self._make_clock()
         self.precision = recipe.precision
-        self.best = {"top1": -1.0, "loss": float("inf"), "epoch": 0.0}
-        self.evaluated_at, self._next_evaluation, self._worse = -1, recipe.evaluate_every, 0
+        self.forget_best()
+        self.evaluated_at, self._next_evaluation = -1, recipe.evaluate_every
         self._sums = [0.0, 0.0, 0.0]
         self.pace = Pace()
         self._saved_at = time.monotonic()
@@ -191,6 +193,8 @@ class Training:
             ingredient.gradients(self)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        for weight in self._masked:
+            weight.hold()
         loss, hits = self.world.sum(loss / self.world.size, hits)
         if not math.isfinite(loss):
             raise FoveateError(
@@ -260,6 +264,10 @@ class Training:
             top1=top1,
             seconds=self.clock.spent,
         )
+
+    def forget_best(self) -> None:
+        """Judge from here on: what is trained has become another model, such as a sparser one."""
+        self.best, self._worse = {"top1": -1.0, "loss": float("inf"), "epoch": 0.0}, 0
 
     def checkpoint_if_due(self) -> None:
         """Keep the state if the last time is long enough ago."""

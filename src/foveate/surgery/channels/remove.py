@@ -6,9 +6,10 @@ computes when it takes no notice of those channels. What cannot be proven stays.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from foveate.surgery.channels.masked import Masked
 from foveate.surgery.channels.numbers import options
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.layers import matches
+from foveate.surgery.masks import SUFFIX, masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,26 @@ class Remove(Edit):
     whole: bool = True
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
-        images = two(next(self.batches(data)))
+        images = next(self.batches(data))
+        return self.decide_by(model, images, partial(self.choose, model))
+
+    def decide_by(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        choose: Callable[[list[Group]], dict[str, list[int]]],
+    ) -> tuple[Plan, list[Covered]]:
+        """As `decide`, by any choice of channels, for edits that choose by data.
+
+        Args:
+            model: stays as it is.
+            images: a batch that it takes.
+            choose: says of groups what is to go.
+        """
         with evaluating(model):
-            proof = _Proof.of(model, images, self.whole)
+            proof = _Proof.of(model, two(images), self.whole)
         channels = proof.channels
-        gone = self.choose(model, channels.groups)
+        gone = choose(channels.groups)
         self._demand_known(channels.groups, gone)
         plan, refused = proof.proven(gone)
         lines = [
@@ -163,7 +180,8 @@ def cut(model: nn.Module, keep: dict[str, dict[str, str]], numbers: dict[str, An
                 if tensor is not None:
                     owners.setdefault(id(tensor), []).append((place, own))
                     held[f"{prefix}.{own}".lstrip(".")] = tensor
-    for name, axes in keep.items():
+    masks = {name + SUFFIX: keep[name] for name in masked(model) if name in keep}
+    for name, axes in {**keep, **masks}.items():
         old = new = held[name]
         for axis, ranges in axes.items():
             index = torch.tensor(from_ranges(ranges), device=old.device)

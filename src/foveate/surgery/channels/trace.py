@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind
 from foveate.errors import FoveateError
 from foveate.surgery.channels.labels import Labels
 from foveate.surgery.channels.rules import Rule
+from foveate.surgery.masks import SUFFIX, masked
 
 WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER)
 
@@ -49,9 +50,10 @@ def trace(model: nn.Module, images: Tensor) -> Traced:
     program = _exported(model, images)
     inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
     weights, values, labels = {}, {}, Labels()
+    masks = {name + SUFFIX for name in masked(model)}
     for node, spec in zip(inputs, program.graph_signature.input_specs, strict=True):
         values[node] = []
-        if spec.kind in WEIGHTS:
+        if spec.kind in WEIGHTS and spec.target not in masks:
             weights[node] = spec.target
             values[node] = labels.of_axes(node.meta["val"].shape)
     traced = Traced(program, weights, values, labels)
