@@ -90,6 +90,7 @@ def main() -> None:
             calibration=calibration,
             guard=min(min(lost_at.values()) + GUARD, 100),
             seconds=0.5,
+            budget=400,
         )
         for batch, theirs in theirs_at.items():
             images, lost = judged[:batch], lost_at[batch]
