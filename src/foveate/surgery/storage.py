@@ -198,7 +198,7 @@ def _on_grid(layer: SimulatedLayer) -> tuple[Tensor, Grid, int]:
     weight = layer.weight.detach()
     alone = len(grid[0]) == len(weight)
     codes = layer.weight_grid.integers(weight if alone else weight[None])
-    return codes.view_as(weight), grid, lowest
+    return codes if alone else codes[0], grid, lowest
 
 
 def pack(codes: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     switched,
 )
 from foveate.surgery.replay import replay
+from foveate.surgery.storage import Store
 
 pytestmark = pytest.mark.paper("quant_whitepaper_qualcomm")
 
@@ -117,13 +118,15 @@ def test_training_learns_weights_and_ranges(net, images):
     assert ours.head.output_grid.high > 1.2 * ends["head.output_grid.high"]
 
 
-def test_edits_follow_one_another_and_load_again(net, images):
-    model, fresh = net, copy.deepcopy(net)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_edits_follow_one_another_and_load_again(net, images, layout):
+    model, fresh = net.to(memory_format=layout), copy.deepcopy(net)
     for edit in (
         CrossLayerEqualise(),
         Simulate(weight_bits=4, per_channel=False),
         AdaRound(steps=20),
         CorrectBias(),
+        Store(),
     ):
         model, _ = edit.apply(model, images)
     steps = json.loads(json.dumps(lineage(model)))
@@ -132,6 +135,7 @@ def test_edits_follow_one_another_and_load_again(net, images):
         "Simulate",
         "AdaRound",
         "CorrectBias",
+        "Store",
     ]
     again = replay(fresh, steps)
     again.load_state_dict(model.state_dict())

@@ -133,7 +133,7 @@ class Simulate(Edit):
             self._set_activations(model, plan, data)
         for link in plan["layers"]:
             layer: Any = model.get_submodule(link["name"])
-            weight = layer.weight.flatten(1) if self.per_channel else layer.weight.view(1, -1)
+            weight = layer.weight.flatten(1) if self.per_channel else layer.weight.reshape(1, -1)
             self._set(layer.weight_grid, weight, self.weight_range)
 
     def _set_activations(self, model: nn.Module, plan: Plan, data: Images) -> None:
