@@ -213,5 +213,7 @@ def test_mistakes():
         Mask(skip=("nose",)).apply(net())
     with pytest.raises(FoveateError, match="found nothing to change"):
         Mask().apply(nn.BatchNorm2d(3))
+    with pytest.raises(FoveateError, match="found nothing to change"):
+        MaskSmallest(scope="global", skip=("*",)).apply(net())
     with pytest.raises(FoveateError, match=r"masked: mixtures have no zeros"):
         Templates().apply(Mask().apply(net())[0])

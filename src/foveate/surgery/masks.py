@@ -146,7 +146,8 @@ class Mask(Edit):
                 raise FoveateError(f"skip names {pattern!r}, which the model does not have")
         found = weights(model)
         left = {name: self.leaves(name, weight.value) for name, weight in found.items()}
-        masks = self.choose({n: w.value.detach() for n, w in found.items() if not left[n]})
+        free = {name: w.value.detach() for name, w in found.items() if not left[name]}
+        masks = self.choose(free) if free else {}
         lines = []
         for name, weight in found.items():
             why = left[name]
