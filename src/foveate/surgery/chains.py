@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from foveate.errors import FoveateError
 from foveate.measure.formulas import tensors
-from foveate.surgery.layers import is_plain_layer
+from foveate.surgery.edit import Covered
+from foveate.surgery.layers import is_plain_layer, matches, obstacle
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
 MOVES = {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "squeeze"}
@@ -91,6 +93,32 @@ def chains(
         first, last = watch.is_first(visits), watch.is_last(visits)
         found[name] = Chain(name, layer, norm, top, source, shape, len(visits), first, last)
     return found
+
+
+def cover(
+    model: nn.Module, found: dict[str, Chain], skip: tuple[str, ...], done: Callable[[Chain], str]
+) -> list[Covered]:
+    """A line for every convolution and linear layer, of an edit that changes all that it can.
+
+    Args:
+        model, found: the model, and its `chains`.
+        skip: patterns of names of modules that are to be left.
+        done: says what is done to a layer.
+
+    Raises: FoveateError if the model has nothing of a name in `skip`.
+    """
+    for pattern in skip:
+        if not any(matches(name, (pattern,)) for name, _ in model.named_modules()):
+            raise FoveateError(f"skip names {pattern!r}, which the model does not have")
+    coverage = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            why = obstacle(name, module, skip)
+            if not why and name not in found:
+                why = "left because the model did not call it"
+            line = Covered(name, type(module).__name__, not why, why or done(found[name]))
+            coverage.append(line)
+    return coverage
 
 
 def link_of(chain: Chain) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from foveate.errors import FoveateError
 from foveate.surgery.columns import by_group
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.quant_whitepaper_qualcomm.inputs import inputs_of
-from foveate.surgery.quant_whitepaper_qualcomm.simulate import demand_simulated, simulated
+from foveate.surgery.quant_whitepaper_qualcomm.simulate import cover_called_once, simulated
 
 Threshold = Literal["soft", "hard"]
 
@@ -55,13 +55,9 @@ class FollowPath(Edit):
             )
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
-        names, coverage = demand_simulated(self, model, next(self.batches(data))), []
-        for name in simulated(model):
-            done = "rounded along the path of its sums"
-            if name not in names:
-                done = "left because the model does not call it once"
-            coverage.append(Covered(name, "SimulatedLayer", name in names, done))
-        return {"layers": names}, coverage
+        return cover_called_once(
+            self, model, next(self.batches(data)), "rounded along the path of its sums"
+        )
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         return model

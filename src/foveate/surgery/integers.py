@@ -18,6 +18,14 @@ from foveate.surgery.layers import on_channels, product
 Grid = tuple[Tensor, Tensor]
 """Scales (float32) and zero points (int32), of no dimension or one for each channel."""
 
+REFUSED = {
+    "integers": "they are quantised already",
+    "mixtures": "fold them into plain layers first",
+    "chosen filters": "quantise the model without the heads",
+    "constants": "quantise first, and capture the graph then",
+}
+"""Ways of holding weights that quantising can't start from, each with why."""
+
 
 def affine_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
     """The grid of 2^bits points from 0 that covers a range, which is widened to hold zero."""

@@ -113,8 +113,9 @@ class Sparsity:
 
 def sparsity(model: nn.Module) -> Sparsity:
     """Count the zeros of a network's weights, whether masks hold them or not."""
-    sizes = {name: weight.value.numel() for name, weight in weights(model).items()}
-    zeros = {n: sizes[n] - int(w.value.count_nonzero()) for n, w in weights(model).items()}
+    found = weights(model)
+    sizes = {name: weight.value.numel() for name, weight in found.items()}
+    zeros = {name: sizes[name] - int(w.value.count_nonzero()) for name, w in found.items()}
     layers = {name: zeros[name] / sizes[name] for name in sizes}
     return Sparsity(sum(zeros.values()), sum(sizes.values()), layers)
 

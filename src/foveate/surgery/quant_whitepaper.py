@@ -8,16 +8,17 @@ arithmetic is that of Jacob et al. 2018 (arXiv 1712.05877, section 2).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foveate.catalog import implements
 from foveate.errors import FoveateError
-from foveate.surgery.chains import Chain, chains, lift_norm, link_of
+from foveate.surgery.chains import Chain, chains, cover, lift_norm, link_of
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.integers import (
+    REFUSED,
     Grid,
     Grids,
     IntegerLayer,
@@ -26,7 +27,7 @@ from foveate.surgery.integers import (
     quantise,
     symmetric_grid,
 )
-from foveate.surgery.layers import geometry_of, matches, obstacle, on_channels, product
+from foveate.surgery.layers import geometry_of, on_channels, product
 
 
 @implements("quant_whitepaper")
@@ -67,26 +68,11 @@ class Quantise(Edit):
         if self.decay is not None and not 0 <= self.decay < 1:
             raise FoveateError(f"decay is {self.decay}: give 0 or more and less than 1, or None")
 
-    refuses: ClassVar[dict[str, str]] = {
-        "integers": "they are quantised already",
-        "mixtures": "fold them into plain layers first",
-        "chosen filters": "quantise the model without the heads",
-        "constants": "quantise first, and capture the graph then",
-    }
+    refuses = REFUSED
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         found = chains(model, next(self.batches(data)))
-        for pattern in self.skip:
-            if not any(matches(name, (pattern,)) for name, _ in model.named_modules()):
-                raise FoveateError(f"skip names {pattern!r}, which the model does not have")
-        coverage = []
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                why = obstacle(name, module, self.skip)
-                if not why and name not in found:
-                    why = "left because the model did not call it"
-                done = why or _done(found[name])
-                coverage.append(Covered(name, type(module).__name__, not why, done))
+        coverage = cover(model, found, self.skip, _done)
         wanted = {line.name for line in coverage if line.changed}
         links = [link_of(chain) for chain in found.values() if chain.name in wanted]
         return {"layers": links}, coverage

@@ -22,6 +22,7 @@ from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     none,
     simulated,
     switched,
+    watch,
 )
 
 
@@ -142,17 +143,9 @@ def _unknown(
 def _shapes(model: nn.Module, x: Tensor) -> dict[str, list[Any]]:
     """Of what each simulated layer takes and makes."""
     found: dict[str, list[Any]] = {}
-    handles = []
-    for name, layer in simulated(model).items():
 
-        def look(_: nn.Module, args: Any, out: Tensor, name: str = name) -> None:
-            found[name] = [args[0].shape, out.shape]
+    def look(name: str, before: Tensor, after: Tensor) -> None:
+        found[name] = [before.shape, after.shape]
 
-        handles.append(layer.register_forward_hook(look))
-    try:
-        with switched(model, none), torch.no_grad():
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watch(model, x, look)
     return found

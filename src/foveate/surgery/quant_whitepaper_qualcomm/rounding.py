@@ -17,7 +17,7 @@ from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.quant_whitepaper_qualcomm.inputs import Inputs, inputs_of, outputs_at
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     SimulatedLayer,
-    demand_simulated,
+    cover_called_once,
     simulated,
 )
 
@@ -64,14 +64,9 @@ class AdaRound(Edit):
                 raise FoveateError(f"{field} is {getattr(self, field)}: give more than 0")
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
-        names = demand_simulated(self, model, next(self.batches(data)))
-        coverage = []
-        for name in simulated(model):
-            done = "rounded as its outputs ask for"
-            if name not in names:
-                done = "left because the model does not call it once"
-            coverage.append(Covered(name, "SimulatedLayer", name in names, done))
-        return {"layers": names}, coverage
+        return cover_called_once(
+            self, model, next(self.batches(data)), "rounded as its outputs ask for"
+        )
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         return model

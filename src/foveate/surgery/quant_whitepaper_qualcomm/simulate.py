@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foveate.catalog import implements
 from foveate.errors import FoveateError
-from foveate.surgery.chains import chains, link_of
+from foveate.surgery.chains import Chain, chains, cover, link_of
 from foveate.surgery.edit import Covered, Edit, Images, Plan
-from foveate.surgery.layers import geometry_of, matches, obstacle, product
+from foveate.surgery.integers import REFUSED
+from foveate.surgery.layers import geometry_of, product
 from foveate.surgery.quant_whitepaper_qualcomm.folding import expected, fold_norm
 from foveate.surgery.quant_whitepaper_qualcomm.quantiser import Quantiser
 from foveate.surgery.quant_whitepaper_qualcomm.ranges import (
@@ -83,26 +84,11 @@ class Simulate(Edit):
         if not 50 < self.percentile <= 100:
             raise FoveateError(f"percentile is {self.percentile}: give more than 50, at most 100")
 
-    refuses: ClassVar[dict[str, str]] = {
-        "integers": "they are quantised already",
-        "mixtures": "fold them into plain layers first",
-        "chosen filters": "quantise the model without the heads",
-        "constants": "quantise first, and capture the graph then",
-    }
+    refuses = REFUSED
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         found = chains(model, next(self.batches(data)))
-        for pattern in self.skip:
-            if not any(matches(name, (pattern,)) for name, _ in model.named_modules()):
-                raise FoveateError(f"skip names {pattern!r}, which the model does not have")
-        coverage = []
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                why = obstacle(name, module, self.skip)
-                if not why and name not in found:
-                    why = "left because the model did not call it"
-                done = why or f"{self.weight_bits}-bit weights, {self._told(found[name].norm)}"
-                coverage.append(Covered(name, type(module).__name__, not why, done))
+        coverage = cover(model, found, self.skip, self._told)
         wanted = {line.name for line in coverage if line.changed}
         links = [
             {**link_of(chain), "last": chain.last}
@@ -111,11 +97,12 @@ class Simulate(Edit):
         ]
         return {"layers": links}, coverage
 
-    def _told(self, norm: str | None) -> str:
+    def _told(self, chain: Chain) -> str:
         bits = "activations as they are"
         if self.activation_bits is not None:
             bits = f"{self.activation_bits}-bit activations"
-        return bits + (f", with {norm} folded in" if norm else "")
+        folded = f", with {chain.norm} folded in" if chain.norm else ""
+        return f"{self.weight_bits}-bit weights, {bits}{folded}"
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         done: set[str] = set()
@@ -274,20 +261,51 @@ def all_of_them(grid: Quantiser) -> bool:
     return True
 
 
+@torch.no_grad()
+def watch(model: nn.Module, x: Tensor, look: Callable[[str, Tensor, Tensor], None]) -> None:
+    """Have every call of a simulated layer told while an input passes and nothing is rounded.
+
+    Args:
+        look: given the layer's name, what it takes and what it makes.
+    """
+    handles = []
+    for name, layer in simulated(model).items():
+
+        def hook(_: nn.Module, args: Any, out: Tensor, name: str = name) -> None:
+            look(name, args[0], out)
+
+        handles.append(layer.register_forward_hook(hook))
+    try:
+        with switched(model, none):
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def cover_called_once(
+    edit: Edit, model: nn.Module, x: Tensor, done: str
+) -> tuple[Plan, list[Covered]]:
+    """The plan and coverage of an edit of all simulated layers that a model calls once.
+
+    Raises: FoveateError if there is none.
+    """
+    names = demand_simulated(edit, model, x)
+    left = "left because the model does not call it once"
+    coverage = [
+        Covered(name, "SimulatedLayer", name in names, done if name in names else left)
+        for name in simulated(model)
+    ]
+    return {"layers": names}, coverage
+
+
 def demand_simulated(edit: Edit, model: nn.Module, x: Tensor) -> list[str]:
     """The names of the simulated layers that a model calls once, in the order of the calls.
 
     Raises: FoveateError if there is none.
     """
-    layers, order, handles = simulated(model), [], []
-    for name, layer in layers.items():
-        handles.append(layer.register_forward_hook(lambda *_, name=name: order.append(name)))
-    try:
-        with switched(model, none), torch.no_grad():
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    order: list[str] = []
+    watch(model, x, lambda name, *_: order.append(name))
     if not order:
         raise FoveateError(
             f"{type(edit).__name__} works on layers that Simulate has made: apply it first"
