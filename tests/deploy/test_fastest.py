@@ -264,7 +264,7 @@ def test_the_search_returns_layers_to_float(model, images, monkeypatch):
     worst = min(row.score for row in whole.table if row.way == ("openvino", "int8"))
     module = import_module("foveate.deploy.fastest")
 
-    def by_precision(calls, seconds, least):
+    def by_precision(calls, **options):
         taken = {name: 1.0 + ("int8" not in name) for name in calls}
         return {name: Timing(each, each, each, 5) for name, each in taken.items()}
 

@@ -1,6 +1,6 @@
 """Figures that a noisy machine does not fool."""
 
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,30 +16,59 @@ from foveate.measure import (
 )
 
 
-def busy(milliseconds: float):
-    def work():
-        end = time.perf_counter() + milliseconds / 1e3
-        while time.perf_counter() < end:
-            pass
+@pytest.fixture
+def busy(monkeypatch):
+    """Calls that take so many milliseconds, by a clock that nothing else moves."""
+    now = 0.0
 
-    return work
+    def of(milliseconds: float):
+        def work():
+            nonlocal now
+            now += milliseconds / 1e3
+
+        return work
+
+    clock = SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr("foveate.measure.timer.time", clock)
+    return of
 
 
-def test_timing_brackets_its_median():
+def test_timing_brackets_its_median(busy):
     found = timing(busy(1), seconds=0.1)
     assert found.low <= found.median <= found.high
-    assert found.median >= 1e-3
+    assert found.median == pytest.approx(1e-3)
     assert found.runs >= 5
 
 
-def test_a_planted_difference_is_found():
+def test_a_planted_difference_is_found(busy):
     assert paired(busy(2), busy(1), seconds=0.2).verdict == "slower"
     assert paired(busy(1), busy(2), seconds=0.2).verdict == "faster"
 
 
-def test_side_by_side_names_each():
+def test_side_by_side_names_each(busy):
     found = side_by_side({"slow": busy(2), "fast": busy(0.5)}, seconds=0.05)
     assert found["slow"].median > found["fast"].median
+
+
+def test_what_is_settled_is_timed_on_its_second_call(monkeypatch):
+    """Two calls that are slow whenever the other was called before them."""
+    now, before = 0.0, ""
+
+    def call(name: str):
+        def work():
+            nonlocal now, before
+            now += 1e-3 if before == name else 3e-3
+            before = name
+
+        return work
+
+    clock = SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr("foveate.measure.timer.time", clock)
+    calls = {"a": call("a"), "b": call("b")}
+    settled = side_by_side(calls, seconds=0.1, settled=True)
+    assert settled["a"].median == settled["b"].median == pytest.approx(1e-3)
+    assert paired(*calls.values(), seconds=0.1, settled=True).high == pytest.approx(1)
+    assert side_by_side(calls, seconds=0.1)["a"].high == pytest.approx(3e-3)
 
 
 def test_machine_says_what_it_is():

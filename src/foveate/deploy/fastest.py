@@ -30,6 +30,8 @@ from foveate.measure import Timing, machine, side_by_side
 JUDGE_BATCH = 16
 LEADERS = 3
 """Candidates that are timed longer, and with fewer threads or more streams."""
+LEVEL = 1.1
+"""Candidates within so many times the fastest's brief time are timed longer too."""
 HOPELESS = 3.0
 """A candidate that is so many times slower at a first look is looked at no further."""
 NEAR = 1.5
@@ -167,10 +169,12 @@ class Search:
             self._told("returning layers to float")
             once += self._time(self._mixed(min(failed, key=_speed)), batch, brief)
         once.sort(key=_speed)
-        final, missed = self._final(once[:LEADERS], batch)
+        level = sum(_speed(row) < LEVEL * _best(once) for row in once)
+        first = max(LEADERS, level)
+        final, missed = self._final(once[:first], batch)
         unheard = [row for row in floats + int8 if row.why and not row.error]
         away = [row for row in floats if row.why and row.error] + failed
-        return [*final, *once[LEADERS:], *away, *unheard, *untried, *missed]
+        return [*final, *once[first:], *away, *unheard, *untried, *missed]
 
     def _floats_of(self, graph: str) -> list[Candidate]:
         """The ways of a graph that quantise nothing; PyTorch takes the network as it comes."""
@@ -225,7 +229,8 @@ class Search:
         self, leaders: list[Candidate], batch: int
     ) -> tuple[list[Candidate], list[Candidate]]:
         """The leaders timed again, with fewer threads and more streams beside them."""
-        more = [] if torch.get_num_threads() == 1 else _variants(leaders, batch)
+        several = torch.get_num_threads() > 1
+        more = _variants(leaders[:LEADERS], batch) if several else []
         if self._left() < self._seconds * (len(leaders) + len(more)):
             return leaders, [replace(row, milliseconds=None, why=self._no_time()) for row in more]
         self._told("timing")
@@ -265,7 +270,7 @@ class Search:
         looks = {row: _pace(call) for row, call in calls.items()}
         near = {row: call for row, call in calls.items() if looks[row] < NEAR * min(looks.values())}
         times = side_by_side(
-            {row.name: call for row, call in near.items()}, seconds=seconds, least=4
+            {row.name: call for row, call in near.items()}, seconds=seconds, least=4, settled=True
         )
         timed = []
         for row in rows:

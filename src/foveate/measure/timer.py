@@ -69,7 +69,11 @@ def timing(call: Callable[[], Any], *, seconds: float = 1.0, least: int = 5) -> 
 
 
 def side_by_side(
-    calls: Mapping[str, Callable[[], Any]], *, seconds: float = 1.0, least: int = 5
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float = 1.0,
+    least: int = 5,
+    settled: bool = False,
 ) -> dict[str, Timing]:
     """Time several calls in turn, so that whatever disturbs one disturbs all.
 
@@ -77,22 +81,33 @@ def side_by_side(
         calls: what to time, by name.
         seconds: for each, about.
         least: fewest rounds.
+        settled: time the second of two calls, as of a program that is in service and
+            finds its weights in the caches, rather than those of the call before it.
     """
-    taken = _rounds(calls, seconds * len(calls), least)
+    taken = _rounds(calls, seconds * len(calls), least, settled)
     return {name: Timing.of(values) for name, values in taken.items()}
 
 
 def paired(
-    a: Callable[[], Any], b: Callable[[], Any], *, seconds: float = 2.0, least: int = 10
+    a: Callable[[], Any],
+    b: Callable[[], Any],
+    *,
+    seconds: float = 2.0,
+    least: int = 10,
+    settled: bool = False,
 ) -> Ratio:
-    """Compare two calls in interleaved pairs: the ratio of their times, a over b."""
-    taken = _rounds({"a": a, "b": b}, seconds, least)
+    """Compare two calls in interleaved pairs: the ratio of their times, a over b.
+
+    Args:
+        settled: as `side_by_side` takes it.
+    """
+    taken = _rounds({"a": a, "b": b}, seconds, least, settled)
     ratios = taken["a"] / taken["b"]
     return Ratio(*median_interval(ratios, 0.99), len(ratios))
 
 
 def _rounds(
-    calls: Mapping[str, Callable[[], Any]], seconds: float, least: int
+    calls: Mapping[str, Callable[[], Any]], seconds: float, least: int, settled: bool = False
 ) -> dict[str, np.ndarray]:
     """Seconds of each call in every round, once all are warm.
 
@@ -106,7 +121,11 @@ def _rounds(
     end = time.perf_counter() + seconds
     while len(rows) < least or time.perf_counter() < end:
         order = names if len(rows) % 2 else names[::-1]
-        row = {name: _seconds(calls[name]) for name in order}
+        row = {}
+        for name in order:
+            if settled:
+                calls[name]()
+            row[name] = _seconds(calls[name])
         rows.append([row[name] for name in names])
     table = np.array(rows)
     return {name: table[:, i] for i, name in enumerate(names)}
