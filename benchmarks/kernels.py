@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate import memory
-from foveate.measure import paired, side_by_side
+from foveate.measure import ceilings, paired, side_by_side
 from foveate.ops.kernels import (
     depthwise_conv2d,
     gelu,
@@ -29,8 +29,10 @@ SAYS = """\
 float32, batch 32, forward pass, or forward and backward pass with the gradients of everything.
 Sides take turns in one process, on all cores, with the same allocator settings (freed memory is
 kept); each side has the layout in which it is faster, of those that the row allows. A mark that
-was set against PyTorch with glibc's own settings may be out of reach here: where an operator moves
-memory and little else, the ceiling is the time of a copy, which stands in the note."""
+was set against PyTorch with glibc's own settings may be out of reach here: the note says what
+nothing can be faster than, which is the longer of two times. One is for reading and writing each
+map once, at the pace of a copy; the other for the multiply-adds, at the pace of the largest matrix
+product. Neither counts Python's part, some tens of microseconds where there are gradients."""
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MAPS = ((96, 56), (384, 14))
@@ -60,8 +62,12 @@ def main() -> None:
         both: float | None = None,
         forward: float | None = None,
         layouts: Sequence[str] = tuple(LAYOUTS),
+        macs: float = 0,
     ) -> None:
-        """Rows for the forward pass and for both passes; the figures are marks."""
+        """Rows for the forward pass and for both passes; the figures are marks.
+
+        `macs` are the multiply-adds of one forward pass.
+        """
         for kind, mark in (("forward", forward), ("forward and backward", both)):
             line = f"{what}, {kind}"
             if not wanted or any(word in line for word in wanted):
@@ -76,7 +82,7 @@ def main() -> None:
                         mark=mark,
                         ours=f"{calls[1][2]:.2f} ms, {calls[1][0]}",
                         theirs=f"{calls[0][2]:.2f} ms, {calls[0][0]}",
-                        note=f"a copy of the maps takes {copied(tensors[0]):.2f} ms",
+                        note=bound(tensors[0], macs, backward, calls[0][2]),
                     )
                 )
 
@@ -90,6 +96,7 @@ def main() -> None:
                 *convolutions(kernel, channels),
                 (x, torch.randn(channels, 1, *kernel), torch.randn(channels)),
                 both=mark,
+                macs=x.numel() * kernel[0] * kernel[1],
             )
         eighth = x[:, : channels // 8].contiguous()
         for kernel in ((1, 11), (11, 1)):
@@ -99,6 +106,7 @@ def main() -> None:
                 *convolutions(kernel, channels // 8),
                 (eighth, torch.randn(channels // 8, 1, *kernel), torch.randn(channels // 8)),
                 both=3,
+                macs=eighth.numel() * kernel[0] * kernel[1],
             )
         mixer = InceptionDWConv2d(channels)
         weights = [p.detach().clone() for p in mixer.parameters()]
@@ -111,6 +119,7 @@ def main() -> None:
             (x, *weights),
             forward=4 if first else None,
             both=3 if first else None,
+            macs=eighth.numel() * (3 * 3 + 11 + 11),
         )
         norm = LayerNorm2d(channels)
         add(
@@ -146,6 +155,7 @@ def main() -> None:
                 torch.randn(channels, 4 * channels) / channels**0.5,
                 torch.randn(channels),
             ),
+            macs=32 * side * side * 8 * channels * channels,
         )
 
 
@@ -193,10 +203,18 @@ def call(
     return torch.no_grad()(lambda: function(*inputs))
 
 
-def copied(x: Tensor) -> float:
-    """Milliseconds that a copy of a tensor takes."""
+def bound(x: Tensor, macs: float, backward: bool, theirs: float) -> str:
+    """What nothing can be faster than, in milliseconds, and how often that goes into theirs.
+
+    A copy reads one map and writes one; a backward pass reads two and writes one.
+    """
     to = torch.empty_like(x)
-    return 1e3 * side_by_side({"copy": lambda: to.copy_(x)}, seconds=0.5)["copy"].median
+    copy = 1e3 * side_by_side({"copy": lambda: to.copy_(x)}, seconds=0.5)["copy"].median
+    memory_bound = copy * (2.5 if backward else 1)
+    arithmetic = 1e3 * 2 * macs * (3 if backward else 1) / ceilings().flops
+    least = max(memory_bound, arithmetic)
+    binds = "memory" if memory_bound >= arithmetic else "arithmetic"
+    return f"bound by {binds}: {least:.2f} ms at least, so {theirs / least:.1f}x at most"
 
 
 if __name__ == "__main__":
