@@ -20,12 +20,14 @@ from foveate.data import Dataset, Split
 from foveate.data import open as open_data
 from foveate.deploy import load_network, parity, save
 from foveate.deploy.artifact import Draft
+from foveate.deploy.card import in_integers
 from foveate.deploy.formats import to_openvino, write_onnx
 from foveate.deploy.images import split_input
-from foveate.deploy.runtimes import OpenVinoRuntime, TorchRuntime
+from foveate.deploy.runtimes import Logits, OpenVinoRuntime, TorchRuntime, executed
 from foveate.errors import FoveateError
 from foveate.measure import count, machine, side_by_side
 from foveate.surgery.edit import Edit
+from foveate.surgery.exported import exported_layers
 from foveate.surgery.masks import sparsity
 from foveate.surgery.replay import edit_class
 from foveate.train import evaluate
@@ -125,9 +127,9 @@ def _compressed(
     facts["stages"] = [_figures(name, model, data, told) for name, model in stages]
     _compare(facts["stages"])
     told("timing")
-    facts["runtime"], times = _times([model for _, model in stages], asked.seconds)
-    for row, time in zip(facts["stages"], times, strict=True):
-        row["latency_ms"] = time
+    facts["runtime"], timed = _times([model for _, model in stages], asked.seconds)
+    for row, figures in zip(facts["stages"], timed, strict=True):
+        row |= figures
     _demand_guard(asked, facts["stages"])
     return facts, model
 
@@ -162,7 +164,7 @@ def table(facts: dict[str, Any]) -> Table:
         "", "top-1", "same label", "size", "zeros", "MACs", f"latency ({facts['runtime']})"
     )
     for row in facts["stages"]:
-        time = row["latency_ms"]
+        time, line = row["latency_ms"], in_integers(row)
         faster = first["latency_ms"]["median"] / time["median"]
         shown.add_row(
             row["name"],
@@ -171,7 +173,8 @@ def table(facts: dict[str, Any]) -> Table:
             f"{row['bytes'] / 1e6:.2f} MB",
             f"{row['zeros']:.1%}",
             f"{row['macs'] / 1e6:.1f} M",
-            f"{time['median']:.2f} ms ({time['low']:.2f} to {time['high']:.2f}), {faster:.2f}x",
+            f"{time['median']:.2f} ms ({time['low']:.2f} to {time['high']:.2f}), {faster:.2f}x"
+            + (f"; {line}" if line else ""),
         )
     return shown
 
@@ -269,20 +272,31 @@ def _figures(
 
 
 def _times(models: list[VisionModel], seconds: float) -> tuple[str, list[dict[str, Any]]]:
-    """Milliseconds of one image for every stage, measured in turns in the same runtime."""
+    """The runtime, and for every stage milliseconds of one image, all measured in turns in it.
+
+    A stage's `quantised` says which quantised layers the runtime computed in integers.
+    """
     size = models[0].preprocess.size
     image = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
+    calls: list[Logits]
     try:
         runtime, calls = "OpenVINO", [_openvino(model) for model in models]
     except FoveateError:
         runtime, calls = "PyTorch", [TorchRuntime(model.eval()) for model in models]
     named = {str(i): partial(call, image) for i, call in enumerate(calls)}
     times = side_by_side(named, seconds=seconds)
-    return runtime, [times[name].milliseconds() for name in named]
+    ways = [executed(call, exported_layers(m)) for call, m in zip(calls, models, strict=True)]
+    return runtime, [
+        {"latency_ms": times[name].milliseconds(), "quantised": asdict(way)}
+        for name, way in zip(named, ways, strict=True)
+    ]
 
 
 def _openvino(model: VisionModel) -> OpenVinoRuntime:
-    """Raises: FoveateError if the model cannot be written for it."""
+    """What `foveate export` would write for it, with integers that the model has.
+
+    Raises: FoveateError if the model cannot be written for it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         try:

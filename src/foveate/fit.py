@@ -25,6 +25,7 @@ from foveate.data import Augment, Dataset
 from foveate.data import open as open_data
 from foveate.deploy import export, latency, load, load_model
 from foveate.deploy import save as save_model
+from foveate.deploy.card import in_integers
 from foveate.errors import FoveateError, require
 from foveate.measure import count, machine
 from foveate.report import analyse, write
@@ -460,6 +461,9 @@ def print_formats(formats: list[dict[str, Any]], console: Console) -> None:
             "chosen" if row["chosen"] else row["why"],
         )
     console.print(table)
+    for row in formats:
+        if line := in_integers(row):
+            console.print(f"{row['name']}: {line}", soft_wrap=True)
 
 
 def print_test(test: dict[str, Any], out: Path, console: Console) -> None:

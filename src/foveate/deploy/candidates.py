@@ -34,6 +34,8 @@ class Candidate:
         threads: how many compute; 0 for all.
         gentle: what attention needs stays in float.
         floats: layers of an INT8 program that compute in float.
+        integers: how many layers that were quantised before this program really computes in
+            integers; `precision` is what the others compute in.
         score: points of accuracy.
         error: largest error of the logits, against the largest logit.
         milliseconds: a batch; its bounds are `low` and `high`, where it was timed more than once.
@@ -53,6 +55,7 @@ class Candidate:
     low: float | None = None
     high: float | None = None
     why: str = ""
+    integers: int = 0
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Candidate":
@@ -66,6 +69,8 @@ class Candidate:
             parts.append("attention in float")
         if self.floats:
             parts.append(f"{len(self.floats)} layers in float")
+        if self.integers:
+            parts.append(f"{self.integers} layers in integers")
         if self.streams > 1:
             parts.append(f"{self.streams} streams")
         if self.threads:

@@ -3,6 +3,16 @@
 from typing import Any
 
 
+def in_integers(row: dict[str, Any]) -> str:
+    """Which of the layers that came quantised a format computes in integers, or ""."""
+    found = row.get("quantised", {"integers": [], "floats": []})
+    inside, outside = found["integers"], found["floats"]
+    if not inside and not outside:
+        return ""
+    said = f"{len(inside)} of {len(inside) + len(outside)} quantised layers compute in integers"
+    return f"{said}; not {', '.join(outside)}" if inside and outside else said
+
+
 def model_card(facts: dict[str, Any]) -> str:
     """The text of the artifact's README.md, from what `model.json` says."""
     machine = facts["machine"]
@@ -14,6 +24,8 @@ def model_card(facts: dict[str, Any]) -> str:
         f"| {row['parity']['agreement']:.2%} | {row['why'] or 'passed'} |"
         for row in facts["formats"]
     )
+    told = [f"- {row['name']}: {line}" for row in facts["formats"] if (line := in_integers(row))]
+    integers = "\n".join(["", *told, ""]) if told else ""
     size = facts["preprocess"]["size"]
     return f"""# {facts["architecture"]["name"]}
 
@@ -33,7 +45,7 @@ holds inputs and the outputs to expect.
 | format | MB | ms an image | top-1 | same label as trained | guard |
 |---|---|---|---|---|---|
 {rows}
-
+{integers}
 Accuracy on {facts["judged_on"]} images of the {facts["judged_split"]} split, none of which was
 trained on. Latency of one image at a time on {machine["processor"]} with {machine["threads"]}
 threads, {machine["date"]}.

@@ -32,10 +32,12 @@ from foveate.deploy.runtimes import (
     Logits,
     OpenVinoRuntime,
     TorchRuntime,
+    executed,
     start,
 )
 from foveate.errors import FoveateError
 from foveate.measure import Timing, machine, side_by_side, timing
+from foveate.surgery.exported import exported_layers
 from foveate.vision import VisionModel
 
 JUDGES = 2000
@@ -86,6 +88,10 @@ def export(
 ) -> Artifact:
     """Write the artifact of a model.
 
+    What the model brings quantised stays so, in every format; it is not quantised again, so
+    there are no INT8 formats of it. A row's `quantised` says which of these layers the format
+    computes in `integers` here, and which in `floats`.
+
     A format's program is the fastest of its kind that a `Search` finds: of the lean
     graph or the plain one, and INT8 with as many layers in float as the guard asks for.
 
@@ -132,12 +138,14 @@ def _export(
     told("comparing formats")
     judged = _Judged.of(runtimes, judges, model)
     timings = _time_formats(runtimes, model.preprocess.size)
+    layers = exported_layers(model)
     rows = [
         {
             **_row(name, draft.folder, judged, timings[name], guard),
             "options": _options(found.get(name)),
+            "quantised": asdict(executed(runtime, layers)),
         }
-        for name in runtimes
+        for name, runtime in runtimes.items()
     ]
     chosen = _choose(rows)
     if chosen["name"].startswith("openvino"):

@@ -23,7 +23,7 @@ from foveate.deploy.fallback import fallbacks
 from foveate.deploy.parity import parity
 from foveate.deploy.programs import Programs
 from foveate.deploy.quantise import CALIBRATION_IMAGES
-from foveate.deploy.runtimes import Logits, computes_bfloat16
+from foveate.deploy.runtimes import Logits, computes_bfloat16, executed
 from foveate.errors import FoveateError
 from foveate.measure import Timing, machine, side_by_side
 
@@ -38,6 +38,7 @@ NEAR = 1.5
 """Candidates within so many times the fastest's first look are timed in turns."""
 FALLBACK_SECONDS = 60.0
 """Spent at most on finding the layers that must stay in float."""
+QUANTISED = "not tried: the network is quantised already, and other ways keep its integers"
 
 Score = Callable[[np.ndarray], float]
 """Accuracy in points of 100 of logits (N, K) of the judged images, in order."""
@@ -173,6 +174,7 @@ class Search:
         first = max(LEADERS, level)
         final, missed = self._final(once[:first], batch)
         unheard = [row for row in floats + int8 if row.why and not row.error]
+        untried += self._twice_quantised(graphs[0])
         away = [row for row in floats if row.why and row.error] + failed
         return [*final, *once[first:], *away, *unheard, *untried, *missed]
 
@@ -258,7 +260,8 @@ class Search:
         error = parity(self._expected, logits).max_error / largest
         keeps = points >= self._least
         why = "" if keeps else f"scores {points:.1f}, less than {self._least:.1f}"
-        return replace(row, score=points, error=error, why=why)
+        integers = len(executed(runtime, self.programs.layers).integers)
+        return replace(row, score=points, error=error, why=why, integers=integers)
 
     def _time(self, rows: list[Candidate], batch: int, seconds: float) -> list[Candidate]:
         """Candidates with their times for one batch: by a look, then the near ones in turns."""
@@ -283,8 +286,14 @@ class Search:
     # ------------------------------------------------------------ what is judged by
 
     def _possible(self) -> list[Way]:
-        """The ways that this processor has."""
-        return [way for way in self._ways if "bfloat16" not in way[1] or computes_bfloat16()]
+        """The ways that this processor has; what is quantised already is not quantised again."""
+        ways = [way for way in self._ways if "int8" not in way[1] or not self.programs.layers]
+        return [way for way in ways if "bfloat16" not in way[1] or computes_bfloat16()]
+
+    def _twice_quantised(self, graph: str) -> list[Candidate]:
+        """The INT8 candidates of a network that came quantised, with the reason why not."""
+        ways = [way for way in self._ways if "int8" in way[1] and self.programs.layers]
+        return [Candidate(graph, *way, why=QUANTISED) for way in ways]
 
     @cached_property
     def _expected(self) -> np.ndarray:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.deploy import integers
 from foveate.deploy.quiet import quiet
 from foveate.errors import FoveateError, require
 from foveate.ops.merge import is_mergeable, merge
+from foveate.surgery.exported import exportable, is_exported
 from foveate.surgery.lean import lean
 from foveate.vision import VisionModel
 
@@ -61,7 +63,7 @@ def write_onnx(model: VisionModel, path: Path) -> None:
     """An ONNX model in its leanest form, with a dynamic batch. Raises: FoveateError."""
     size = model.preprocess.size
     images = torch.rand(2, 3, size, size)
-    write_program(leanest(Program(model).eval(), images), images, path)
+    write_program(leanest(exportable(Program(model)), images), images, path)
 
 
 def leanest(program: nn.Module, images: Tensor) -> nn.Module:
@@ -76,34 +78,49 @@ def write_program(program: nn.Module, images: Tensor, path: Path) -> None:
     """Any network as an ONNX model with a dynamic batch, checked by ONNX itself.
 
     Args:
-        program: in evaluation mode; it takes `images` alone.
+        program: in evaluation mode; it takes `images` alone. Its quantised layers are written
+            as integers where they are as `surgery.exported` makes them.
         images: a batch of two or more.
 
     Raises: FoveateError if a library is missing.
     """
     onnx = require("onnx", "deploy")
     require("onnxscript", "deploy")
+    on_grids = is_exported(program)
     with quiet():
-        torch.onnx.export(
+        made = torch.onnx.export(
             program,
             (images[:2],),
-            path,
-            opset_version=OPSET,
+            opset_version=integers.OPSET if on_grids else OPSET,
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             dynamo=True,
-            external_data=False,
             verbose=False,
+            custom_translation_table=integers.translations() if on_grids else None,
         )
+        assert made is not None
+        if on_grids:
+            integers.finish(made.model)
+        _forget_origins(made.model)
+        made.save(path)
         onnx.checker.check_model(str(path))
+
+
+def _forget_origins(model: Any) -> None:
+    """Take out of an onnx_ir model from which lines of Python it came, which is much."""
+    for node in model.graph:
+        for part in (node, *node.outputs):
+            part.metadata_props.clear()
 
 
 def to_openvino(onnx_path: Path) -> Any:
     """An OpenVINO model of an ONNX one."""
     openvino = require("openvino", "deploy")
     with quiet():
-        return openvino.convert_model(onnx_path)
+        model = openvino.convert_model(onnx_path)
+        integers.pack(model)
+    return model
 
 
 def save_openvino(model: Any, path: Path) -> None:

@@ -18,6 +18,7 @@ from foveate.deploy.quantise import has_attention, in_float, quantise
 from foveate.deploy.runtimes import Logits, TorchRuntime
 from foveate.deploy.soundness import is_sound
 from foveate.errors import FoveateError
+from foveate.surgery.exported import exportable, exported_layers
 from foveate.surgery.lean import largest_error, lean
 
 PROVEN = 1e-3
@@ -36,6 +37,7 @@ class Programs:
     Attributes:
         folder: where the files lie.
         coverage: what was done to the graph: (part, change) pairs.
+        layers: names of those that the network brings quantised, and keeps so.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class Programs:
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="foveate-"))
         self.coverage: list[tuple[str, str]] = []
+        self.layers = exported_layers(model)
         self._model = model
+        self._network = exportable(model) if self.layers else model
         self._pair = torch.from_numpy(images[:2])
         self._calibration = calibration
         self._told = told
@@ -69,18 +73,18 @@ class Programs:
         if path.exists():
             return True
         self._told(f"writing the {graph} graph")
-        network = self._model if graph == "plain" else self._lean(graph)
+        network = self._network if graph == "plain" else self._lean(graph)
         if network is not None:
             write_program(network, self._pair, path)
         return network is not None
 
     def _lean(self, graph: str) -> nn.Module | None:
         try:
-            network, changes = lean(self._model, self._pair, rewrite_maps=graph == "maps")
+            network, changes = lean(self._network, self._pair, rewrite_maps=graph == "maps")
         except FoveateError as error:
             self.coverage = [("the network", str(error))]
             return None
-        error = largest_error(self._model, network, self._pair)
+        error = largest_error(self._network, network, self._pair)
         if error > PROVEN:
             self.coverage = [("the network", f"left as it came: {graph} is {error:.1e} off")]
             return None
@@ -120,11 +124,11 @@ class Programs:
         return path
 
     def is_sound(self, row: Candidate) -> bool:
-        """Whether a candidate's program runs without crashing; only INT8 has been seen to."""
-        if not row.is_quantised:
+        """Whether a candidate's program runs without crashing; only integers have been seen to."""
+        if not (row.is_quantised or (self.layers and row.runtime == "openvino")):
             return True
         if row.program not in self._sound:
-            self._told(f"trying the {row.graph} graph in INT8")
+            self._told(f"trying the {row.graph} graph in integers")
             self._sound[row.program] = is_sound(self.path(row), tuple(self._pair.shape[1:]))
         return self._sound[row.program]
 

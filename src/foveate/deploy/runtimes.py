@@ -4,7 +4,7 @@ Each maps float32 images (B, 3, S, S) in [0, 1] to logits float32 (B, K).
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from foveate.deploy.executed import Executed, by_onnxruntime, by_openvino
 from foveate.deploy.formats import Program
 from foveate.errors import require
 from foveate.ops.kernels import accelerate
@@ -72,6 +73,11 @@ class OnnxRuntime:
             str(path), options, providers=["CPUExecutionProvider"]
         )
         self._input = self._session.get_inputs()[0].name
+        self._path = path
+
+    def in_integers(self) -> list[str]:
+        """As `executed.by_onnxruntime` gives them."""
+        return by_onnxruntime(self._path)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return self._session.run(None, {self._input: np.ascontiguousarray(images)})[0]
@@ -122,6 +128,10 @@ class OpenVinoRuntime:
         compiled = self._core.compile_model(model, "CPU", {**self._options, **hints})
         return [compiled.create_infer_request() for _ in range(streams)]
 
+    def in_integers(self) -> list[str]:
+        """As `executed.by_openvino` gives them, for the usual batch."""
+        return by_openvino(self._requests[self._batch][0].get_compiled_model())
+
     def _of(self, batch: int) -> list[Any]:
         if batch not in self._requests:
             if len(self._requests) > KEPT_BATCHES:
@@ -140,6 +150,16 @@ class OpenVinoRuntime:
             request.wait()
         found = [request.get_output_tensor(0).data for request in requests]
         return found[0].copy() if len(found) == 1 else np.concatenate(found)
+
+
+def executed(runtime: Logits, layers: Collection[str]) -> Executed:
+    """How a runtime computes the quantised layers of a network.
+
+    Args:
+        layers: their names. PyTorch computes all of them in floats that hold integers.
+    """
+    found = getattr(runtime, "in_integers", list) if layers else list
+    return Executed.of(layers, found())
 
 
 def computes_bfloat16() -> bool:

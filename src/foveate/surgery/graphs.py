@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from foveate.errors import FoveateError
+from foveate.surgery.exported import is_on_grids
 
 aten = torch.ops.aten
 COPIES = {aten.clone.default, aten.alias.default, aten.detach.default, aten._to_copy.default}
@@ -65,6 +66,8 @@ def _simplify(graph: fx.GraphModule) -> None:
 def _folded(graph: fx.GraphModule, node: fx.Node) -> Tensor | None:
     """What an operation on weights alone computes, or None if it takes anything else."""
     if node.op != "call_function" or not isinstance(node.meta["val"], Tensor):
+        return None
+    if is_on_grids(node):  # a weight made of codes is to be stored as codes
         return None
     if not node.all_input_nodes:
         return None

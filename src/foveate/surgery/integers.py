@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.surgery.exported import Codes, ExportedLayer, OnGrid
 from foveate.surgery.layers import on_channels, product
 
 Grid = tuple[Tensor, Tensor]
@@ -227,6 +228,16 @@ class IntegerLayer(nn.Module):
             x = (q - self.input_zero).to(dtype)
             sums = product(x, self.weight.to(dtype), None, self.geometry)
         return sums.int() + self._on_channels(self.bias)
+
+    def exported(self) -> ExportedLayer:
+        """The layer as runtimes know it, which round halves to even where this rounds them up."""
+        factor = self.multiplier.double() * torch.exp2(-self.shift.double())
+        scale = factor * self.output_scale / self.input_scale
+        weight = Codes(self.weight, scale, torch.zeros_like(scale), self.weight.shape)
+        bias = (self.bias * scale * self.input_scale).float()
+        taken = OnGrid(self.input_scale, self.input_zero, 0, self.top)
+        given = OnGrid(self.output_scale, self.output_zero, 0, self.top)
+        return ExportedLayer(weight, bias, self.geometry, None, taken, given)
 
     def _on_channels(self, values: Tensor) -> Tensor:
         return on_channels(values, self.weight)

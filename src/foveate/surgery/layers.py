@@ -1,6 +1,7 @@
 """Convolutions and linear layers alike: which are plain, and what they compute."""
 
 import fnmatch
+import math
 from typing import Any
 
 from timm.layers import linear
@@ -47,6 +48,13 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: dict[str, 
     if weight.ndim == 2:
         return F.linear(x, weight, bias)
     return F.conv2d(x, weight, bias, **geometry)
+
+
+def cut_off(y: Tensor, top: float | None) -> Tensor:
+    """What the ReLU behind a layer leaves, if there is one."""
+    if top is None:
+        return y
+    return y.relu() if top == math.inf else y.clamp(0.0, top)
 
 
 def on_channels(values: Tensor, weight: Tensor) -> Tensor:

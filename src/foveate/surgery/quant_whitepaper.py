@@ -17,6 +17,7 @@ from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.chains import Chain, chains, cover, lift_norm, link_of
 from foveate.surgery.edit import Covered, Edit, Images, Plan
+from foveate.surgery.exported import ExportedLayer
 from foveate.surgery.integers import (
     REFUSED,
     Grid,
@@ -181,6 +182,10 @@ class QuantisedLayer(nn.Module):
         grids = Grids(self._source.grid(), grid, self.output.grid(), bits)
         on_grid = quantise(weight, grid, -self.levels, self.levels)
         return IntegerLayer(geometry_of(self.layer), on_grid, bias, grids, self.how.gemmlowp)
+
+    def exported(self) -> ExportedLayer:
+        """The layer as runtimes know it."""
+        return (self.merged or self.integers()).exported()
 
     def merge_branches(self) -> None:
         """Keep the integers only."""

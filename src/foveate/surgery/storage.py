@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from foveate.errors import FoveateError
 from foveate.surgery.edit import Covered, Edit, Images, Plan
-from foveate.surgery.integers import Grid
-from foveate.surgery.layers import geometry_of, matches, obstacle, product
-from foveate.surgery.quant_whitepaper_qualcomm.simulate import SimulatedLayer, cut_off
+from foveate.surgery.exported import Codes, ExportedLayer
+from foveate.surgery.layers import cut_off, geometry_of, matches, obstacle, product
+from foveate.surgery.quant_whitepaper_qualcomm.simulate import SimulatedLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +88,12 @@ class StoredLayer(nn.Module):
 
     def __init__(self, layer: Any, bits: int, group: int | None) -> None:
         super().__init__()
-        self.top = self.input_grid = self.output_grid = None
+        self.top = self.source = self.input_grid = self.output_grid = None
         if isinstance(layer, SimulatedLayer):
             grid = layer.weight_grid
             kind = Int8Weight if grid.symmetric and grid.bits > 4 else StoredWeight
             self.weight = kind.on_grid_of(layer)
-            self.geometry, self.top = layer.geometry, layer.top
+            self.geometry, self.top, self.source = layer.geometry, layer.top, layer.source
             self.input_grid, self.output_grid = (
                 grid and grid.fixed() for grid in (layer.input_grid, layer.output_grid)
             )
@@ -107,6 +107,11 @@ class StoredLayer(nn.Module):
             x = self.input_grid(x)
         y = cut_off(product(x, self.weight(x.dtype), self.bias, self.geometry), self.top)
         return y if self.output_grid is None else self.output_grid(y)
+
+    def exported(self) -> ExportedLayer:
+        """The layer as runtimes know it."""
+        grids = [grid and grid.points() for grid in (self.input_grid, self.output_grid)]
+        return ExportedLayer(self.weight.exact(), self.bias, self.geometry, self.top, *grids)
 
 
 class StoredWeight(nn.Module):
@@ -150,18 +155,28 @@ class StoredWeight(nn.Module):
     @classmethod
     def on_grid_of(cls, layer: SimulatedLayer) -> "StoredWeight":
         """The weight that a simulated layer computes with, exactly."""
-        codes, (scale, zero), lowest = _on_grid(layer)
+        codes, (scale, zero), lowest = layer.codes()
         scale, zero = (part.expand(len(codes))[:, None].contiguous() for part in (scale, zero))
         bits = layer.weight_grid.bits
         return cls(codes.flatten(1)[:, None] - lowest, scale, zero - lowest, codes.shape, bits)
 
     def forward(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight, of its shape."""
-        count = self.spread.numel()
-        codes = unpack(self.codes, count).view(self.spread) if self.bits <= 4 else self.codes
-        steps = codes.to(torch.int16) - self.zero[..., None]
+        steps = self._unpacked().to(torch.int16) - self.zero[..., None]
         weight = steps.to(dtype) * self.scale[..., None].to(dtype)
         return weight.flatten(1)[:, : self.shape[1:].numel()].view(self.shape)
+
+    def exact(self) -> Codes:
+        """The same numbers as runtimes know them."""
+        codes = self._unpacked()
+        codes = codes.view(self.shape) if codes.shape[1] == 1 else codes.flatten(0, 1)
+        return Codes(codes, self.scale, self.zero, self.shape)
+
+    def _unpacked(self) -> Tensor:
+        """The codes, (outputs, groups, weights of a group)."""
+        if self.bits > 4:
+            return self.codes
+        return unpack(self.codes, self.spread.numel()).view(self.spread)
 
 
 class Int8Weight(nn.Module):
@@ -184,21 +199,16 @@ class Int8Weight(nn.Module):
     @classmethod
     def on_grid_of(cls, layer: SimulatedLayer) -> "Int8Weight":
         """The weight that a simulated layer with a symmetric grid computes with, exactly."""
-        codes, (scale, _), _ = _on_grid(layer)
+        codes, (scale, _), _ = layer.codes()
         return cls(codes, scale)
 
     def forward(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight, of its shape."""
         return self.codes.to(dtype) * self.scale.to(dtype)
 
-
-def _on_grid(layer: SimulatedLayer) -> tuple[Tensor, Grid, int]:
-    """The integers of a simulated layer's weight, their grid, and the lowest there may be."""
-    grid, lowest, _ = layer.weight_grid.grid()
-    weight = layer.weight.detach()
-    alone = len(grid[0]) == len(weight)
-    codes = layer.weight_grid.integers(weight if alone else weight[None])
-    return codes if alone else codes[0], grid, lowest
+    def exact(self) -> Codes:
+        """The same numbers as runtimes know them."""
+        return Codes(self.codes, self.scale, torch.zeros_like(self.scale), self.codes.shape)
 
 
 def pack(codes: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from foveate.surgery.columns import by_group, columns
+from foveate.surgery.layers import cut_off
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     SimulatedLayer,
     all_of_them,
-    cut_off,
     none,
     switched,
 )

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from foveate.surgery.exported import OnGrid
 from foveate.surgery.integers import Grid, affine_grid, fake_quantise, quantise
 
 
@@ -114,6 +115,10 @@ class FixedQuantiser(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return fake_quantise(x, (self.scale, self.zero), *self.ends)
+
+    def points(self) -> OnGrid:
+        """The same as runtimes know it."""
+        return OnGrid(self.scale, self.zero, *self.ends)
 
 
 def _straight(x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 Source: quant_whitepaper_qualcomm (arXiv 2106.08295, sections 2, 3.1 and 4).
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.chains import Chain, chains, cover, link_of
 from foveate.surgery.edit import Covered, Edit, Images, Plan
-from foveate.surgery.integers import REFUSED
-from foveate.surgery.layers import geometry_of, product
+from foveate.surgery.exported import Codes, ExportedLayer
+from foveate.surgery.integers import REFUSED, Grid
+from foveate.surgery.layers import cut_off, geometry_of, product
 from foveate.surgery.quant_whitepaper_qualcomm.folding import expected, fold_norm
 from foveate.surgery.quant_whitepaper_qualcomm.quantiser import Quantiser
 from foveate.surgery.quant_whitepaper_qualcomm.ranges import (
@@ -216,12 +216,20 @@ class SimulatedLayer(nn.Module):
             return self.weight_grid(self.weight)
         return self.weight_grid(self.weight[None])[0]
 
+    def codes(self) -> tuple[Tensor, Grid, int]:
+        """The integers of the weight, their grid, and the lowest there may be."""
+        grid, lowest, _ = self.weight_grid.grid()
+        weight = self.weight.detach()
+        if len(grid[0]) == len(weight):
+            return self.weight_grid.integers(weight), grid, lowest
+        return self.weight_grid.integers(weight[None])[0], grid, lowest
 
-def cut_off(y: Tensor, top: float | None) -> Tensor:
-    """What the ReLU behind a layer leaves, if there is one."""
-    if top is None:
-        return y
-    return y.relu() if top == math.inf else y.clamp(0.0, top)
+    def exported(self) -> ExportedLayer:
+        """The layer as runtimes know it."""
+        codes, grid, _ = self.codes()
+        grids = [g and g.fixed().points() for g in (self.input_grid, self.output_grid)]
+        weight = Codes(codes, *grid, codes.shape)
+        return ExportedLayer(weight, self.bias, self.geometry, self.top, *grids)
 
 
 def simulated(model: nn.Module) -> dict[str, SimulatedLayer]:
