@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import foveate
+from foveate.backbones import create_model
 from foveate.errors import FoveateError
 from foveate.surgery.channels.remove import Narrow
 from foveate.surgery.dorefa import DoReFa
@@ -142,6 +143,7 @@ def test_the_ends_stay_in_float(images):
     assert [n for n, m in model.named_modules() if isinstance(m, LowBitLayer)] == ["3", "6", "9"]
     model, coverage = DoReFa(ends=True, skip=("6",)).apply(net(), images)
     assert [line.changed for line in coverage] == [True, True, False, True, True]
+    assert coverage[0].why == "1-bit weights, 2-bit inputs; what is negative of these is lost"
 
 
 @pytest.mark.paper("dorefa")
@@ -163,6 +165,7 @@ def test_sums_are_the_same_in_any_order(edit, images):
 
 @pytest.mark.paper("dorefa")
 @pytest.mark.paper("reste")
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("edit", EDITS[::3], ids=repr)
 def test_openvino_runs_what_is_packed(edit, images):
@@ -175,6 +178,44 @@ def test_openvino_runs_what_is_packed(edit, images):
     config = {"INFERENCE_PRECISION_HINT": "f32"}
     got = torch.from_numpy(openvino.compile_model(program, "CPU", config)(images.numpy())[0])
     torch.testing.assert_close(got, packed(images), atol=1e-4, rtol=1e-4)
+
+
+FAMILIES = [
+    "resnet10t",
+    "regnetx_002",
+    "densenet121",
+    "efficientnet_lite0",
+    "mobilenetv3_small_050",
+    "convnext_atto",
+    "inception_next_atto",
+    "fastvit_t8",
+    "levit_128s",
+    "deit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "pvt_v2_b0",
+    "mixer_s32_224",
+    "ese_vovnet19b_dw",
+    "ghostnet_050",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", [DoReFa(), Binarise()], ids=["dorefa", "reste"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(name, edit, tmp_path):
+    torch.manual_seed(0)
+    model = create_model(f"timm/{name}", num_classes=8).eval()
+    x = torch.randn(1, 3, 224, 224)
+    edited, coverage = edit.apply(model, x)
+    assert all(line.changed or "in float as the" in line.why for line in coverage)
+    packed, _ = Pack().apply(edited)
+    foveate.save(packed, tmp_path)
+    again = foveate.load_network(tmp_path)
+    with torch.no_grad():
+        wanted = edited(x)
+        assert wanted.isfinite().all()
+        assert torch.equal(packed(x), wanted)
+        assert torch.equal(again(x), wanted)
 
 
 def test_double_precision(images):
@@ -192,5 +233,5 @@ def test_mistakes(images):
         Binarise().apply(low, images)
     with pytest.raises(FoveateError, match="quantised already"):
         Quantise().apply(low, images)
-    with pytest.raises(FoveateError, match="would come back"):
+    with pytest.raises(FoveateError, match="begin with a model that is not pruned"):
         DoReFa().apply(MaskSmallest().apply(net())[0], images)

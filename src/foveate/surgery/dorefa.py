@@ -4,7 +4,7 @@ Source: dorefa (arXiv 1606.06160, sections 2.2 to 2.4 and 2.6). Checked against 
 the DoReFa-Net example of tensorpack (Apache-2.0).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from foveate.surgery.low_bits import (
     REFUSES,
     AsItIs,
     LowBitLayer,
+    Told,
     cover_inner,
     demand_bits,
     straight,
@@ -66,8 +67,10 @@ class DoReFa(Edit):
             "float" if bits is None else f"{bits}-bit"
             for bits in (self.weight_bits, self.activation_bits)
         )
-        done = f"{weight} weights, {activation} inputs"
-        return cover_inner(self, model, data, self.skip, self.ends, done)
+        told = Told(f"{weight} weights, {activation} inputs")
+        if self.activation_bits and self.bound == "clip":
+            told = replace(told, signed="; what is negative of these is lost")
+        return cover_inner(self, model, data, self.skip, self.ends, told)
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         for name in plan["layers"]:

@@ -18,7 +18,7 @@ from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.integers import REFUSED
 from foveate.surgery.layers import geometry_of, on_channels, product
 
-REFUSES = {**REFUSED, "masked": "no code stands for zero, so what is pruned would come back"}
+REFUSES = {**REFUSED, "masked": "no code stands for zero; begin with a model that is not pruned"}
 """Ways of holding weights that few bits can't start from, each with why."""
 
 
@@ -106,8 +106,23 @@ def demand_bits(field: str, bits: int | None) -> None:
         raise FoveateError(f"{field} is {bits}: give 1 to 8, or none for float")
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a coverage table says of a layer that gets few bits.
+
+    Attributes:
+        done: of every one, what was done.
+        signed, positive: what more there is to say of those that take numbers below zero, and
+            of those that never do.
+    """
+
+    done: str
+    signed: str = ""
+    positive: str = ""
+
+
 def cover_inner(
-    edit: Edit, model: nn.Module, data: Images, skip: tuple[str, ...], ends: bool, done: str
+    edit: Edit, model: nn.Module, data: Images, skip: tuple[str, ...], ends: bool, told: Told
 ) -> tuple[Plan, list[Covered]]:
     """The plan and coverage of an edit of every layer between the first and the last.
 
@@ -115,16 +130,43 @@ def cover_inner(
         edit, model, data: as `Edit.decide` has them.
         skip: patterns of names that are to be left.
         ends: whether layers that no other comes before, or after, are changed, too.
-        done: what the table says of a changed layer.
+        told: what the table says of changed layers.
     """
-    found = chains(model, next(edit.batches(data)))
+    x = next(edit.batches(data))
+    found, signed = chains(model, x), _signed(model, x)
     lines = []
-    for line in cover(model, found, skip, lambda chain: done):
+    for line in cover(model, found, skip, lambda chain: told.done):
         if line.changed and not ends and (found[line.name].first or found[line.name].last):
             which = "first" if found[line.name].first else "last"
             line = replace(line, changed=False, why=f"left in float as the {which} layer")
+        elif line.changed:
+            more = told.signed if line.name in signed else told.positive
+            line = replace(line, why=line.why + more)
         lines.append(line)
     return {"layers": [line.name for line in lines if line.changed]}, lines
+
+
+@torch.no_grad()
+def _signed(model: nn.Module, x: Tensor) -> set[str]:
+    """The layers that take a number below zero as an input passes."""
+    found: set[str] = set()
+    handles = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+
+            def look(layer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                if (args[0] < 0).any():
+                    found.add(name)
+
+            handles.append(layer.register_forward_pre_hook(look))
+    was_training = model.training
+    try:
+        model.eval()(x)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

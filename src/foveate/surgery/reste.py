@@ -14,7 +14,7 @@ from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.dorefa import mean_magnitude
 from foveate.surgery.edit import Covered, Edit, Images, Plan
-from foveate.surgery.low_bits import REFUSES, AsItIs, LowBitLayer, cover_inner, straight
+from foveate.surgery.low_bits import REFUSES, AsItIs, LowBitLayer, Told, cover_inner, straight
 
 
 @implements("reste")
@@ -52,16 +52,10 @@ class Binarise(Edit):
             raise FoveateError(f"near is {self.near} and clip {self.clip}: give 0 < near < clip")
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
-        done = f"binary weights, {'binary' if self.activations else 'float'} inputs"
-        plan, lines = cover_inner(self, model, data, self.skip, self.ends, done)
+        told = Told(f"binary weights, {'binary' if self.activations else 'float'} inputs")
         if self.activations:
-            positive = _never_negative(model, plan["layers"], next(self.batches(data)))
-            note = "; they are never negative, so they become 0 and 1"
-            lines = [
-                replace(line, why=line.why + note) if line.name in positive else line
-                for line in lines
-            ]
-        return plan, lines
+            told = replace(told, positive="; they are never negative, so they become 0 and 1")
+        return cover_inner(self, model, data, self.skip, self.ends, told)
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         for name in plan["layers"]:
@@ -147,24 +141,3 @@ def estimating_error(x: Tensor, power: float) -> float:
 def gradient_variance(gradient: Tensor) -> float:
     """How unstable gradients are: the variance of their magnitudes."""
     return gradient.abs().var().item()
-
-
-@torch.no_grad()
-def _never_negative(model: nn.Module, names: list[str], x: Tensor) -> set[str]:
-    """Those of some layers that take nothing below zero as an input passes."""
-    found, handles = set(names), []
-    for name in names:
-
-        def look(layer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-            if (args[0] < 0).any():
-                found.discard(name)
-
-        handles.append(model.get_submodule(name).register_forward_pre_hook(look))
-    was_training = model.training
-    try:
-        model.eval()(x)
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return found
