@@ -2,8 +2,9 @@
 
 What networks of very few bits share: a weight is scale (2 c / (2^bits - 1) - 1), with codes c
 from 0 to 2^bits - 1. How codes, scale and inputs come about, and with which gradients, is each
-paper's own. Layers multiply and add whole numbers, and scale the sums: so these are the same in
-whatever order they are added. Source of the bit planes: dorefa (arXiv 1606.06160, section 2.1).
+paper's own. Layers multiply and add whole numbers, and scale the sums: these are the same in
+whatever order they are added, as long as they stay below 2^24. Source of the bit planes: dorefa
+(arXiv 1606.06160, section 2.1).
 """
 
 from dataclasses import dataclass, replace
