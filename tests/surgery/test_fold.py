@@ -43,9 +43,9 @@ def image(side):
 )
 @torch.inference_mode()
 def test_published_deployed_forms(name, oracle, shared):
-    model = settled(name)
+    model, x = settled(name), image(64)
     folded, coverage = Fold().apply(model)
-    torch.testing.assert_close(folded(image(64)), model(image(64)))
+    torch.testing.assert_close(folded(x), model(x))
     published = create_model(name, deploy=True).state_dict()
     assert {k: v.shape for k, v in folded.state_dict().items()} == {
         k: v.shape for k, v in published.items()

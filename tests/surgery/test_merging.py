@@ -131,6 +131,37 @@ def test_a_kernel_that_would_cost_more_is_not_made():
         Merge().apply(Dear(), torch.randn(2, 16, 8, 8))
 
 
+def test_every_second_pixel_is_a_stride():
+    class Sliced(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide = nn.Conv2d(6, 6, 3, stride=(2, 3), padding=1)
+            self.point = nn.Conv2d(6, 6, 1)
+
+        def forward(self, x):
+            return self.wide(x) + self.point(x[:, :, ::2, ::3])
+
+    torch.manual_seed(0)
+    model, images = Sliced().eval(), torch.randn(3, 6, 9, 10)
+    merged, _ = Merge().apply(model, images)
+    assert count(merged, aten.conv2d.default) == 1
+    assert count(merged, aten.add.Tensor, aten.slice.Tensor) == 0
+    torch.testing.assert_close(merged(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_stride_before_a_wider_kernel_would_be_a_sparse_one():
+    class Gapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(6, 6, 3)
+
+        def forward(self, x):
+            return self.conv(x[:, :, ::2, ::2])
+
+    with pytest.raises(FoveateError, match="nothing to change"):
+        Merge().apply(Gapped(), torch.randn(3, 6, 9, 10))
+
+
 def test_what_others_use_stays():
     class Shared(nn.Module):
         def __init__(self):

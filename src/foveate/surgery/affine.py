@@ -91,7 +91,7 @@ class Affine:
     def before(self, after: "Affine") -> "Affine | None":
         """Followed by another, where this one only scales and shifts and borders allow it."""
         kernel = self.kernel.then(after.kernel)
-        if kernel is None:
+        if kernel is None or kernel.weight.numel() > after.kernel.weight.numel():
             return None
         return replace(after, source=self.source, kernel=kernel, parts=self.parts + after.parts)
 
@@ -132,6 +132,8 @@ def read(graph: fx.GraphModule, node: Any) -> Affine | None:
         return _norm(graph, node, norm)
     if is_call(node, aten.reshape.default):
         return _view(graph, node)
+    if is_call(node, aten.slice.Tensor):
+        return _slice(graph, node)
     if is_call(node, aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor):
         return _arithmetic(graph, node)
     return None
@@ -208,6 +210,23 @@ def _view(graph: fx.GraphModule, node: fx.Node) -> Affine | None:
     if inner is None or not inner.is_linear:
         return None
     return replace(inner, root=node)
+
+
+def _slice(graph: fx.GraphModule, node: fx.Node) -> Affine | None:
+    """Every so many pixels of a map, which is what a stride takes."""
+    given: Any = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    source, axis, start, end, step = given
+    if len(shape(node)) != 4 or axis not in (2, 3) or start or step == 1:
+        return None
+    if isinstance(end, fx.Node) or (end is not None and end < shape(source)[axis]):
+        return None
+    inner = _inner(graph, source)
+    if inner is None or inner.is_linear:
+        return None
+    high, wide = inner.kernel.stride
+    stride = (high * step, wide) if axis == 2 else (high, wide * step)
+    kernel = replace(inner.kernel, stride=stride)
+    return replace(inner, root=node, kernel=kernel, parts=inner.parts + 1)
 
 
 def _arithmetic(graph: fx.GraphModule, node: fx.Node) -> Affine | None:

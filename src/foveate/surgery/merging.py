@@ -133,12 +133,12 @@ def _normed(graph: fx.GraphModule, found: Affine) -> Normed | None:
     """A norm, and the scale and shift of what it gives, if that is what an expression is."""
     norm = found.source
     args: Any = norm.args
-    if len(norm.users) != 1 or found.is_linear != is_call(norm, aten.layer_norm.default):
+    if len(norm.users) != 1 or found.kernel.stride != (1, 1):
         return None
-    if is_call(norm, aten.layer_norm.default):
-        if len(args[1]) != 1:
-            return None
-    elif not is_call(norm, aten.group_norm.default):
+    over_tokens = is_call(norm, aten.layer_norm.default) and len(args[1]) == 1
+    if found.is_linear != over_tokens or not (
+        over_tokens or is_call(norm, aten.group_norm.default)
+    ):
         return None
     weight, bias = (constant(graph, arg) for arg in (*args, None, None)[2:4])
     scale, shift = found.scale, found.kernel.bias
