@@ -53,10 +53,12 @@ def test_side_by_side(groups):
 
 
 @pytest.mark.parametrize("groups", [1, 3, 12])
-def test_the_identity_beside_it(groups):
-    layer = conv(0, 3, padding=1, groups=groups)
-    given = Kernel.of(layer).with_identity((1, 1))
-    torch.testing.assert_close(given(image()), layer(image()) + image())
+def test_a_smaller_one_inside(groups):
+    layer = conv(0, (5, 3), padding=(2, 1), groups=groups)
+    small = Kernel.identity(layer).scaled(*torch.randn(2, CHANNELS, dtype=torch.float64))
+    given = Kernel.of(layer).plus_inside(small, (2, 1))
+    torch.testing.assert_close(given(image()), layer(image()) + small(image()))
+    assert given.groups == groups
 
 
 def test_a_scale_and_a_shift():

@@ -52,6 +52,13 @@ class Kernel:
         bias = None if layer.bias is None else layer.bias.detach().double()
         return cls.made_of(weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
+    @classmethod
+    def identity(cls, like: nn.Conv2d) -> "Kernel":
+        """One pixel that changes nothing, of as many channels as a layer takes, in float64."""
+        channels = like.in_channels
+        ones = torch.ones(channels, 1, 1, 1, dtype=torch.float64, device=like.weight.device)
+        return cls.made_of(ones, groups=channels)
+
     @property
     def inputs(self) -> int:
         """Channels that it takes."""
@@ -86,6 +93,10 @@ class Kernel:
         """Followed by a scale and a shift of each channel, each (O,)."""
         weight, bias = self.weight * scale.view(-1, 1, 1, 1), self.bias * scale + shift
         return replace(self, weight=weight, bias=bias)
+
+    def padded(self, padding: tuple[int, int]) -> "Kernel":
+        """The same with another padding."""
+        return replace(self, padding=padding)
 
     def then(self, after: "Kernel") -> "Kernel | None":
         """Followed by another, as one; None where that is not the same at the borders.
@@ -125,12 +136,13 @@ class Kernel:
         groups, padding = self._common(other)
         return len(self.bias) * self.inputs // groups * math.prod(2 * p + 1 for p in padding)
 
-    def with_identity(self, tap: tuple[int, int]) -> "Kernel":
-        """What it computes, and its input added to it, which stands at a tap of the kernel."""
-        channels = torch.arange(len(self.bias), device=self.weight.device)
-        weight = self.weight.clone()
-        weight[channels, channels % weight.shape[1], tap[0], tap[1]] += 1
-        return replace(self, weight=weight)
+    def plus_inside(self, other: "Kernel", at: tuple[int, int]) -> "Kernel":
+        """The sum with one of no larger size, whose first tap meets this one's tap `at`."""
+        groups = math.gcd(self.groups, other.groups)
+        (top, left), (high, wide), (h, w) = at, self.size, other.size
+        margins = (left, wide - w - left, top, high - h - top)
+        weight = self._in_groups(groups) + F.pad(other._in_groups(groups), margins)
+        return replace(self, weight=weight, bias=self.bias + other.bias, groups=groups)
 
     def _common(self, other: "Kernel") -> tuple[int, tuple[int, int]]:
         """Groups and padding of the sum with another, whose kernel has its place in the middle."""
