@@ -69,12 +69,14 @@ class Row:
             source = link.source
             if link.add and (i < source < j < target or source < i < target < j):
                 return False
+            if i < source < target == j and target not in self.folded(i, j):
+                return False  # what would be added, inside the run, is larger there
         return True
 
     def folded(self, i: int, j: int) -> list[int]:
         """Positions in a merged piece whose additions become part of its kernel.
 
-        What is added behind an activation that stays, at the end of the piece, does not.
+        At its end, what is added behind the activation does not, as that stays.
         """
         found = []
         for target in range(i + 1, j + 1):

@@ -8,7 +8,6 @@ second is one shortest path for all runs, the first a path through those under a
 Source: depth_compression_dp (arXiv 2301.12187, sections 4.1 and 4.2).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -59,49 +58,66 @@ def fastest_cuts(times: Table, n: int) -> dict[tuple[int, int], tuple[float, tup
     return best
 
 
-def solve(
-    times: Table, importance: Table, n: int, budget: float, ticks: int = 10_000
-) -> Choice | None:
+def solve(times: Table, importance: Table, n: int, budget: float) -> Choice | None:
     """The most important row that takes no more than a budget.
+
+    The paper counts time in whole ticks. Here each position keeps all ways to it of which none is
+    both faster and more important than another, so times are what they are.
 
     Args:
         times: of pieces merged to one convolution, in seconds.
         importance: of runs without the activations inside; the more, the better.
         n: the last position.
         budget: of the whole row, in seconds.
-        ticks: that the budget has; the time of each run counts in whole ones, rounded up,
-            so that the budget is kept whatever they are.
 
     Returns: the choice, of several the fastest, or None if the budget is too small.
     """
     runs = fastest_cuts(times, n)
-    worth = np.full((n + 1, ticks + 1), -math.inf)  # [position, ticks that were spent exactly]
-    came = np.full((n + 1, ticks + 1), -1)
-    worth[0, 0] = 0.0
+    ways = [_Ways(*np.zeros((2, 1)), *np.zeros((2, 1), int))]
     for j in range(1, n + 1):
-        for i in range(j):
-            if (i, j) not in runs or (i, j) not in importance:
-                continue
-            spent = _ticks(runs[i, j][0], budget, ticks)
-            if spent > ticks:
-                continue
-            given = worth[i, : ticks + 1 - spent] + importance[i, j]
-            better = given > worth[j, spent:]
-            worth[j, spent:][better] = given[better]
-            came[j, spent:][better] = i
-    if worth[n].max() == -math.inf:
+        allowed = [i for i in range(j) if (i, j) in runs and (i, j) in importance]
+        longer = [ways[i].then(i, runs[i, j][0], importance[i, j]) for i in allowed]
+        ways.append(_Ways.best(longer, budget * (1 + 1e-9)))
+    if not len(ways[n].seconds):
         return None
-    at, left = n, int(worth[n].argmax())  # argmax takes the first, which is the fastest
-    kept, cuts, seconds = [n], {0}, 0.0
+    at, way = n, len(ways[n].seconds) - 1  # the last is the most important
+    worth, seconds = float(ways[n].worth[way]), float(ways[n].seconds[way])
+    kept, cuts = [n], {0}
     while at:
-        before = int(came[at, left])
-        seconds += runs[before, at][0]
+        before, way = int(ways[at].position[way]), int(ways[at].way[way])
         cuts |= {*runs[before, at][1]}
-        left -= _ticks(runs[before, at][0], budget, ticks)
         at = before
         kept.append(at)
-    return Choice(tuple(reversed(kept)), tuple(sorted(cuts)), float(worth[n].max()), seconds)
+    return Choice(tuple(reversed(kept)), tuple(sorted(cuts)), worth, seconds)
 
 
-def _ticks(seconds: float, budget: float, ticks: int) -> int:
-    return math.ceil(seconds / budget * ticks - 1e-6)
+@dataclass(frozen=True)
+class _Ways:
+    """Ways to a position, the slower the more important.
+
+    Attributes:
+        seconds, worth: of each.
+        position, way: the position before the last run, and which of the ways there.
+    """
+
+    seconds: np.ndarray
+    worth: np.ndarray
+    position: np.ndarray
+    way: np.ndarray
+
+    def then(self, here: int, seconds: float, worth: float) -> "_Ways":
+        """Each with one run more."""
+        count = len(self.seconds)
+        came = np.full(count, here), np.arange(count)
+        return _Ways(self.seconds + seconds, self.worth + worth, *came)
+
+    @classmethod
+    def best(cls, several: list["_Ways"], budget: float) -> "_Ways":
+        """Those of several that keep a budget, and that none faster is as important as."""
+        fields = ("seconds", "worth", "position", "way")
+        joined = [np.concatenate([np.zeros(0), *(getattr(w, f) for w in several)]) for f in fields]
+        order = np.lexsort((-joined[1], joined[0]))
+        seconds, worth = joined[0][order], joined[1][order]
+        before = np.concatenate([[-np.inf], np.maximum.accumulate(worth)])[:-1]
+        order = order[(seconds <= budget) & (worth > before)]
+        return cls(*(values[order] for values in joined))
