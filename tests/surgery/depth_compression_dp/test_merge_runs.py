@@ -12,14 +12,15 @@ from foveate.surgery.depth_compression_dp.deactivate import Deactivate
 from foveate.surgery.depth_compression_dp.merge_runs import MergeRuns
 from foveate.surgery.lineage import lineage
 from foveate.surgery.merging import Merge
+from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate
 
 pytestmark = pytest.mark.paper("depth_compression_dp")
 
 
-def prepared(nets, model, **fields):
+def prepared(nets, model, images=None, **fields):
     """With every activation gone that can go: all cost nothing, and the fastest is taken."""
     edit = Deactivate(share=0.99, latency=nets.per_layer, score=lambda model: 0.0, **fields)
-    return edit.apply(model, nets.images())[0]
+    return edit.apply(model, nets.images() if images is None else images)[0]
 
 
 @pytest.mark.parametrize("longest", [2, 3, 6])
@@ -84,6 +85,17 @@ def test_twice_in_turn(nets):
 def test_without_preparation(nets):
     with pytest.raises(FoveateError, match="apply Deactivate before"):
         MergeRuns().apply(nets.make("vgg"))
+
+
+def test_what_cannot_be_merged_any_more(nets):
+    model = prepared(nets, nets.make("vgg").float(), nets.images().float())
+    rounded, _ = Simulate().apply(model, nets.images().float())
+    with pytest.raises(FoveateError, match="merge before"):
+        MergeRuns().apply(rounded)
+    graph, _ = Merge().apply(model, nets.images().float())
+    for edit in (MergeRuns(), Deactivate()):
+        with pytest.raises(FoveateError, match="no modules any more"):
+            edit.apply(graph, nets.images().float())
 
 
 def test_layers_that_were_exchanged(nets):

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -50,6 +50,13 @@ class Deactivate(Edit):
 
     Raises: FoveateError if a field is out of range, or the budget cannot be kept.
     """
+
+    refuses: ClassVar[dict[str, str]] = {
+        "integers": "they are rounded for the activations that there are; deactivate before",
+        "mixtures": "their layers are not plain; fold them into plain layers before",
+        "chosen filters": "heads look at the activations that there are; deactivate before",
+        "constants": "it has no modules any more; deactivate before",
+    }
 
     share: float = 0.75
     longest: int = 6

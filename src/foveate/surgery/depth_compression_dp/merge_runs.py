@@ -1,7 +1,7 @@
 """Runs of convolutions without activations become one convolution each."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -29,6 +29,11 @@ class MergeRuns(Edit):
     """
 
     looks_at = "nothing"
+    refuses: ClassVar[dict[str, str]] = {
+        "integers": "they cannot be multiplied with each other; merge before",
+        "masked": "merged kernels have no zeros; merge before masks are chosen",
+        "constants": "it has no modules any more; merge before",
+    }
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         pieces = [piece for step in _waiting(model) for piece in _named(step)]
