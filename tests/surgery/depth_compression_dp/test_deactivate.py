@@ -8,8 +8,6 @@ from torch import nn
 
 from foveate import FoveateError
 from foveate.surgery.depth_compression_dp.deactivate import Deactivate
-from foveate.surgery.depth_compression_dp.rows import rows
-from foveate.surgery.depth_compression_dp.tables import Agreement, piece_times
 from foveate.surgery.lineage import lineage
 
 pytestmark = pytest.mark.paper("depth_compression_dp")
@@ -105,32 +103,6 @@ def test_padding_at_the_beginning_changes_borders_alone():
     torch.testing.assert_close(before[..., 2:-2, 2:-2], after[..., 2:-2, 2:-2])
     assert before.shape == after.shape
     assert not torch.allclose(before, after)
-
-
-def test_agreement_is_a_divergence(nets):
-    model = nets.make("depthwise")
-    agreement = Agreement.to(model, [nets.images(1), nets.images(2)])
-    assert agreement(model) == pytest.approx(0.0, abs=1e-12)
-    given = torch.cat([model(nets.images(seed)) for seed in (1, 2)]).detach()
-    with torch.no_grad():
-        model[-1].weight.mul_(1.5)
-    other = torch.cat([model(nets.images(seed)) for seed in (1, 2)]).detach()
-    p, q = given.softmax(1), other.softmax(1)
-    expected = -(p * (p / q).log()).sum(1).mean()
-    assert agreement(model) == pytest.approx(float(expected), rel=1e-4)
-
-
-def test_layers_of_one_size_are_timed_once(nets):
-    timed = []
-
-    def latency(layer, x):
-        timed.append((str(layer[0]), tuple(x.shape)))
-        return 1.0
-
-    for row in rows(nets.make("mobilenet"), nets.images()):
-        piece_times(row, 3, 2, latency)
-    assert len(timed) == len(set(timed))
-    assert all(shape[0] == 2 for _, shape in timed)
 
 
 def test_dearer_kernels_are_left_for_cheaper(nets):
