@@ -4,9 +4,13 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.utils.model import reparameterize_model
 from torch import fx, nn
 
 from foveate import FoveateError
+from foveate.backbones import create_model
+from foveate.measure import count as count_work
+from foveate.surgery.fold import Fold
 from foveate.surgery.graphs import aten, capture
 from foveate.surgery.lean import largest_error, lean
 from foveate.surgery.maps import channels_first
@@ -127,6 +131,37 @@ def test_a_kernel_that_would_cost_more_is_not_made():
         Merge().apply(Dear(), torch.randn(2, 16, 8, 8))
 
 
+def test_every_second_pixel_is_a_stride():
+    class Sliced(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide = nn.Conv2d(6, 6, 3, stride=(2, 3), padding=1)
+            self.point = nn.Conv2d(6, 6, 1)
+
+        def forward(self, x):
+            return self.wide(x) + self.point(x[:, :, ::2, ::3])
+
+    torch.manual_seed(0)
+    model, images = Sliced().eval(), torch.randn(3, 6, 9, 10)
+    merged, _ = Merge().apply(model, images)
+    assert count(merged, aten.conv2d.default) == 1
+    assert count(merged, aten.add.Tensor, aten.slice.Tensor) == 0
+    torch.testing.assert_close(merged(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_stride_before_a_wider_kernel_would_be_a_sparse_one():
+    class Gapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(6, 6, 3)
+
+        def forward(self, x):
+            return self.conv(x[:, :, ::2, ::2])
+
+    with pytest.raises(FoveateError, match="nothing to change"):
+        Merge().apply(Gapped(), torch.randn(3, 6, 9, 10))
+
+
 def test_what_others_use_stays():
     class Shared(nn.Module):
         def __init__(self):
@@ -202,6 +237,65 @@ def test_who_wants_channels_last_gets_them():
     graph = capture(model, images)
     channels_first(graph)
     torch.testing.assert_close(graph(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+class Scaled(nn.Module):
+    """Norms of an image's own values, with a scale and a shift behind each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps, self.tokens = nn.GroupNorm(2, 8), nn.LayerNorm(8, elementwise_affine=False)
+        self.gain, self.offset = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+
+    def forward(self, x):
+        y = self.maps(x) * (self.gain - 1)[:, None, None] + self.offset[:, None, None]
+        return (self.tokens(y.flatten(2).mT) * self.gain - self.offset / 3).cumsum(1)
+
+
+def test_a_scale_behind_a_norm_is_the_norms():
+    torch.manual_seed(0)
+    model, images = Scaled(), torch.randn(2, 8, 5, 4)
+    nn.init.normal_(model.maps.weight)
+    nn.init.normal_(model.maps.bias)
+    merged, coverage = Merge().apply(model, images)
+    assert count(merged, aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor) == 0
+    assert count(merged, aten.group_norm.default, aten.layer_norm.default) == 2
+    assert [line.why[:8] for line in coverage] == ["one norm", "one norm"]
+    torch.testing.assert_close(merged(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["repvgg_a0", "mobileone_s0", "fastvit_t8", "repghostnet_050", "repvit_m0_9"],
+)
+def test_timms_own_deployed_form(name):
+    """Outputs, arithmetic and kernels are those of its reparameterisation of the same weights."""
+    torch.manual_seed(0)
+    model, images = settle(timm.create_model(name)), torch.rand(2, 3, 64, 64)
+    theirs = reparameterize_model(model)
+    ours, coverage = Merge().apply(model, images)
+    assert largest_error(theirs, ours, images) < 1e-5
+    assert count_work(ours, images).macs == count_work(theirs, images).macs
+    held = sum(tensor.numel() for tensor in ours.state_dict().values())
+    norms = sum(m.num_features for m in theirs.modules() if isinstance(m, nn.BatchNorm2d))
+    scales = sum(p.numel() for n, p in theirs.named_parameters() if n.endswith(".gamma"))
+    assert held == sum(p.numel() for p in theirs.parameters()) - norms - scales  # ours has none
+    assert all(line.changed for line in coverage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unireplknet_a", "overlock_xt", "fastvit_t8"])
+def test_the_deployed_form_of_our_backbones(name):
+    """The general edit finds at least what the families' own merges know."""
+    torch.manual_seed(0)
+    model, images = settle(create_model(name)), torch.rand(2, 3, 64, 64)
+    known, _ = Fold().apply(model)
+    found, _ = Merge().apply(model, images)
+    assert largest_error(known, found, images) < 1e-5
+    assert count_work(found, images).macs == count_work(known, images).macs
+    held = [sum(t.numel() for t in m.state_dict().values()) for m in (found, known)]
+    assert held[0] <= held[1]
 
 
 @pytest.mark.slow

@@ -1,0 +1,221 @@
+"""Activations are removed where the convolutions around them are worth merging."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from foveate.catalog import implements
+from foveate.errors import FoveateError
+from foveate.surgery.depth_compression_dp.calls import Call, Change, change, pad, skip
+from foveate.surgery.depth_compression_dp.rows import Row, rows
+from foveate.surgery.depth_compression_dp.solve import Choice, solve
+from foveate.surgery.depth_compression_dp.tables import (
+    Agreement,
+    Latency,
+    Times,
+    eager,
+    piece_times,
+    renew_norms,
+    worthwhile,
+)
+from foveate.surgery.edit import Covered, Edit, Images, Plan
+
+
+@implements("depth_compression_dp")
+@dataclass(frozen=True, kw_only=True)
+class Deactivate(Edit):
+    """Remove activations so that runs of convolutions can be merged, chosen under a time budget.
+
+    Every piece of every row of convolutions is measured as the one convolution that it would
+    become, every run is scored without its activations, and the best choice for both tables is
+    found exactly. Padding moves to the beginning of each run, which makes merging exact, and
+    changes what the network sees at borders. So train it then, and have `MergeRuns` merge.
+
+    Differences from the authors' code, as far as its published copy shows: a run is scored
+    after its batch norms took new statistics and not after an epoch of training (`score` may
+    do that), a single layer's importance is 0, and no activation is added where there was none.
+
+    Args:
+        share: of the time that the rows' convolutions take, that they may take after.
+        longest: layers of a run, at most.
+        batch: images of the inputs that pieces are measured with.
+        skip: patterns of names of convolutions that are left.
+        latency: seconds of a layer for an input; by default as PyTorch runs it.
+        score: of a model, the higher the better; its loss is a run's importance. By default
+            agreement with the unedited model on the data.
+
+    Raises: FoveateError if a field is out of range, or the budget cannot be kept.
+    """
+
+    refuses: ClassVar[dict[str, str]] = {
+        "integers": "they are rounded for the activations that there are; deactivate before",
+        "mixtures": "their layers are not plain; fold them into plain layers before",
+        "chosen filters": "heads look at the activations that there are; deactivate before",
+        "constants": "it has no modules any more; deactivate before",
+    }
+
+    share: float = 0.75
+    longest: int = 6
+    batch: int = 1
+    skip: tuple[str, ...] = ()
+    latency: Latency | None = field(default=None, compare=False)
+    score: Callable[[nn.Module], float] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise FoveateError(f"share is {self.share}: give more than 0 and less than 1")
+        for name, least in (("longest", 2), ("batch", 1)):
+            if getattr(self, name) < least:
+                raise FoveateError(f"{name} is {getattr(self, name)}: give {least} or more")
+
+    def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
+        images = list(self.batches(data))
+        found = rows(model, images[0][:2], self.skip)
+        if not found:
+            return _plan_of([]), _coverage(model, [])
+        times: dict[tuple[int, int], float] = {}
+        importance: dict[tuple[int, int], float] = {}
+        starts, n = [], 0
+        score = self.score or Agreement.to(model, images)
+        for row in found:
+            starts.append(n)
+            own = piece_times(row, self.longest, self.batch, self.latency or eager)
+            worth = self._importance(model, row, own, score, images)
+            for table, values in ((times, own), (importance, worth)):
+                table |= {(n + i, n + j): value for (i, j), value in values.items()}
+            n += len(row) + 1
+            times[n - 1, n] = importance[n - 1, n] = 0.0  # what is between two rows stays
+        before = sum(times[at, at + 1] for at in range(n))
+        choice = solve(times, importance, n, self.share * before)
+        if choice is None:
+            least = solve(times, dict.fromkeys(importance, 0.0), n, before)
+            assert least is not None
+            raise FoveateError(
+                f"the convolutions of {type(model).__name__} cannot be merged to {self.share:.0%} "
+                f"of their time: give a share of {least.seconds / before:.3f} or more, or a larger "
+                "longest"
+            )
+        pieces = _pieces(found, starts, choice)
+        plan = {
+            **_plan_of(pieces),
+            "seconds": {"before": before, "after": choice.seconds},
+            "importance": choice.importance,
+        }
+        return plan, _coverage(model, pieces)
+
+    def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
+        changes: list[tuple[Call, Change]] = [(Call(**call), skip) for call in plan["off"]]
+        for piece in plan["pieces"]:
+            for name in piece["convs"]:
+                layer: Any = model.get_submodule(name)
+                layer.padding = (0, 0) if name != piece["convs"][0] else tuple(piece["padding"])
+            for added in piece["adds"]:
+                high, wide = added["margins"]
+                if high or wide:
+                    margins = pad(added["operand"], [wide, wide, high, high])
+                    changes.append((Call(**added["call"]), margins))
+        return change(model, changes)
+
+    def fit(self, model: nn.Module, plan: Plan, data: Images) -> None:
+        renew_norms(model, list(self.batches(data)))
+
+    def _importance(
+        self,
+        model: nn.Module,
+        row: Row,
+        times: Times,
+        score: Callable[[nn.Module], float],
+        images: list[Tensor],
+    ) -> Times:
+        """How much the score of a model changes with each run that is worth while."""
+        table = {(at, at + 1): 0.0 for at in range(len(row))}
+        before = score(model)
+        for (i, j), cuts in worthwhile(row, times, self.longest).items():
+            plan = _plan_of([(row, a, b) for a, b in pairwise(cuts)])
+            if not plan["off"] and not any(any(m) for m in row.margins(i, j)[1:]):
+                table[i, j] = 0.0  # nothing is computed otherwise
+                continue
+            edited = self.rebuild(copy.deepcopy(model), plan)
+            renew_norms(edited, images)
+            table[i, j] = score(edited) - before
+        return table
+
+
+Piece = tuple[Row, int, int]
+"""Convolutions of a row, between two positions."""
+
+
+def _pieces(found: list[Row], starts: list[int], choice: Choice) -> list[Piece]:
+    """The chosen pieces of several layers."""
+    pieces = []
+    for row, start in zip(found, starts, strict=True):
+        cuts = [cut - start for cut in choice.cuts if start <= cut <= start + len(row)]
+        pieces += [(row, i, j) for i, j in pairwise(cuts) if j > i + 1]
+    return pieces
+
+
+def _plan_of(pieces: list[Piece]) -> Plan:
+    """What `rebuild` and `MergeRuns` must know of pieces, of which those of one layer stay."""
+    several = [(row, i, j) for row, i, j in pieces if j > i + 1]
+    inside = [link for row, i, j in several for link in row.links[i : j - 1]]
+    return {
+        "pieces": [_written(*piece) for piece in several],
+        "off": [link.act.to_json() for link in inside if link.act is not None],
+    }
+
+
+def _written(row: Row, i: int, j: int) -> dict[str, Any]:
+    """A piece, JSON-ready; its positions count from 0.
+
+    An addition has "margins", by which the value of its source has to be made larger to be added
+    in the network that is not merged yet, and "tap", the place in the merged kernel of position
+    "to" where the first tap of that of position "from" comes to lie.
+    """
+    margins = row.margins(i, j)
+    adds = []
+    for target in row.folded(i, j):
+        link = row.links[target - 1]
+        at, to = link.source - i, target - i
+        stride = [1, 1]
+        for inner in row.links[i : link.source]:
+            stride = [a * b for a, b in zip(stride, inner.layer.stride, strict=True)]
+        apart = [a - b for a, b in zip(margins[at], margins[to], strict=True)]
+        given = (0, 0) if at == 0 else margins[at]
+        assert link.add is not None
+        adds.append(
+            {
+                "call": link.add.to_json(),
+                "operand": link.operand,
+                "from": at,
+                "to": to,
+                "margins": [a - b for a, b in zip(margins[to], given, strict=True)],
+                "tap": [a * b for a, b in zip(apart, stride, strict=True)],
+            }
+        )
+    links = row.links[i:j]
+    return {
+        "convs": [link.conv for link in links],
+        "norms": [link.norm for link in links],
+        "padding": list(margins[0]),
+        "adds": adds,
+    }
+
+
+def _coverage(model: nn.Module, pieces: list[Piece]) -> list[Covered]:
+    """A line for every convolution."""
+    said = {}
+    for row, i, j in pieces:
+        merged = row.merged(i, j)
+        side = "x".join(map(str, merged.kernel_size))
+        for link in row.links[i:j]:
+            said[link.conv] = f"of a run of {j - i} that can become one {side} convolution"
+    lines = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            why = said.get(name, "left because merging it was not worth what it costs")
+            lines.append(Covered(name, type(module).__name__, name in said, why))
+    return lines
