@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import foveate
 from foveate import FoveateError, VisionModel
 from foveate.surgery.channels.remove import Narrow, Remove
-from foveate.surgery.noise import noise_for
+from foveate.surgery.imagine import noise_for
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate, simulated
 from foveate.surgery.storage import Store
 from foveate.surgery.udfc import NarrowRestored, RestoreRounded, coefficients

@@ -23,7 +23,7 @@ from foveate.surgery.chains import chains
 from foveate.surgery.channels.groups import Group
 from foveate.surgery.channels.remove import Narrow, evaluating, from_ranges, to_ranges, two
 from foveate.surgery.edit import Covered, Edit, Images, Plan
-from foveate.surgery.noise import noise_for
+from foveate.surgery.imagine import noise_for
 from foveate.surgery.quant_whitepaper_qualcomm.bias import clipped_normal_mean
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     SimulatedLayer,
