@@ -4,9 +4,9 @@
     rebuild   gives a model its new structure, from the plan alone
     fit       sets numbers, from data
 
-`apply` does the three. Whoever loads a model does `rebuild` only, and then the
-weights: so what an edit made is made again by the very code that made it, with
-no data and no pickle.
+`apply` does the three, with `prepare` before `rebuild` for numbers that only the old
+structure can tell. Whoever loads a model does `rebuild` only, and then the weights: so
+what an edit made is made again by the very code that made it, with no data and no pickle.
 """
 
 import copy
@@ -81,6 +81,7 @@ class Edit:
         edited = copy.deepcopy(model)
         plan, coverage = self.decide(edited, data)
         self.demand_change(model, coverage)
+        self.prepare(edited, plan)
         edited = self.rebuild(edited, plan)
         self.fit(edited, plan, data)
         self.note(plan, model, edited)
@@ -89,6 +90,9 @@ class Edit:
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         """What is to be done to a model, and the coverage table; the model stays as it is."""
         raise NotImplementedError
+
+    def prepare(self, model: nn.Module, plan: Plan) -> None:
+        """Set in place what must know the structure that goes; most edits have nothing to set."""
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         """Give a model the structure that a plan says, in place or as another module.
