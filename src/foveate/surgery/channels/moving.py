@@ -50,6 +50,20 @@ class Moving(Reading):
                     self.labels.boxes.append(Box(part.squeeze()))
         return results if several else results[0]
 
+    def tied(self) -> Fields:
+        """Some axes of a value are as long as one of another: what Python reads off a shape."""
+        value, source, ours, theirs = self.args
+        for one in self.fields(value):
+            if axes(one) != set(ours):
+                continue
+            others = [other for other in self.fields(source) if theirs in axes(other)]
+            for other in others:
+                if axes(other) == {theirs}:
+                    self.labels.tie(one, other)
+            if not others:
+                self.labels.fix([one], f"{self.where} gives it the size of something that stays")
+        return self.fields(value)
+
     def joined(self, nodes: list[fx.Node]) -> Fields:
         """Values set side by side; what has no labels there gets some that must stay."""
         shape, found = self.shape(self.node), []

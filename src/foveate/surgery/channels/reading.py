@@ -23,7 +23,7 @@ class Reading:
         self.node, self.labels, self.values = node, labels, values
         self.name = str(node.target)
         self.args: Any = node.args
-        self.where = place(node)
+        self.where = place(node) or "the network"
         self.reason = f"it passes {self.name} in {self.where}, which ties it to what stays"
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:

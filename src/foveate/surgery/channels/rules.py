@@ -58,6 +58,8 @@ class Rule(Moving, Mixing):
         if getattr(target, "__name__", "") == "getitem":
             given = self.values[self.args[0]]
             return given[self.args[1]] if is_several(self.args[0]) else []
+        if name == "foveate.tie.default":
+            return self.tied()
         if target in CHECKS or own.startswith("_assert"):
             return []
         if own.startswith(CONSTANTS) or own.endswith(("_like",)) or own.startswith("new_"):
