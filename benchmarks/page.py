@@ -4,10 +4,11 @@ python benchmarks/page.py
 """
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from results import Recorded, Row, read, show_ratio
+from results import Recorded, Row, Sheet, read, read_sheet, show_ratio
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
@@ -19,7 +20,8 @@ INTRODUCTION = """\
 Foveate beside its peers, on one machine, in turns, so that what disturbs one side disturbs all.
 A ratio is the peer's time over ours: above 1 ours is faster. Its interval holds 99%. A mark is the
 ratio that was to be reached: it is **met** where the whole interval stands above it, *missed* where
-the whole interval stands below, open in between. Losses stay in.
+the whole interval stands below, open in between. Losses stay in. What is no ratio stands in tables
+of its own.
 """
 VERDICTS = {
     "met": "**met**",
@@ -31,13 +33,14 @@ VERDICTS = {
 }
 
 
-def page(found: list[tuple[str, Recorded]]) -> str:
+def page(found: list[tuple[str, Recorded | Sheet]]) -> str:
     """The page, as Markdown.
 
     Args:
         found: each benchmark's name and what it left.
     """
-    parts = [INTRODUCTION, summary(found)]
+    ratios = [(name, one) for name, one in found if isinstance(one, Recorded)]
+    parts = [INTRODUCTION, summary(ratios)]
     parts += [section(name, recorded) for name, recorded in found]
     return "\n".join(parts)
 
@@ -52,16 +55,22 @@ def summary(found: list[tuple[str, Recorded]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def section(name: str, recorded: Recorded) -> str:
+def section(name: str, recorded: Recorded | Sheet) -> str:
     """What was compared, where, and the rows."""
+    if isinstance(recorded, Sheet):
+        columns: list[list[str]] = [list(cells) for cells in zip(*recorded.rows, strict=True)]
+        rows = table(dict(zip(recorded.columns, columns, strict=True)))
+        notes = [f"- {note}" for note in recorded.notes]
+    else:
+        rows = table(comparison(recorded.rows))
+        notes = [f"- {row.what}, {row.peer}: {row.note}" for row in recorded.rows if row.note]
     lines = [
         f'<a id="{name}"></a>\n',
         f"## {recorded.title}\n",
         f"{recorded.says}\n",
         f"`{recorded.command}`, on {where(recorded.machine)}\n",
-        *table(recorded.rows),
+        *rows,
     ]
-    notes = [f"- {row.what}, {row.peer}: {row.note}" for row in recorded.rows if row.note]
     return "\n".join(lines + (["", *notes] if notes else [])) + "\n"
 
 
@@ -77,9 +86,9 @@ def where(machine: dict[str, Any]) -> str:
     return f"{', '.join([*named, machine['system'], *versions])}, {machine['date'][:10]}."
 
 
-def table(rows: list[Row]) -> list[str]:
-    """The rows; columns that nobody fills are left out."""
-    columns = {
+def comparison(rows: list[Row]) -> dict[str, list[str]]:
+    """The cells of ratios, by column."""
+    return {
         "what": [row.what for row in rows],
         "peer": [row.peer for row in rows],
         "ratio": [show_ratio(row.ratio) for row in rows],
@@ -88,6 +97,10 @@ def table(rows: list[Row]) -> list[str]:
         "ours": [row.ours for row in rows],
         "theirs": [row.theirs for row in rows],
     }
+
+
+def table(columns: dict[str, list[str]]) -> list[str]:
+    """Cells by column; columns that nobody fills are left out."""
     filled = {name: cells for name, cells in columns.items() if any(cells)}
     lines = [f"| {' | '.join(filled)} |", f"|{'---|' * len(filled)}"]
     for cells in zip(*filled.values(), strict=True):
@@ -95,14 +108,17 @@ def table(rows: list[Row]) -> list[str]:
     return lines
 
 
-def recorded(folder: Path) -> list[tuple[str, Recorded]]:
-    """Every benchmark that left a file of this kind, by name."""
+def recorded(folder: Path) -> list[tuple[str, Recorded | Sheet]]:
+    """Every benchmark that left a file of these kinds, by name.
+
+    Others are those of older benchmarks, which docs/backbones.md shows.
+    """
     found = []
     for path in sorted(folder.glob("*.json")):
-        try:
-            found.append((path.stem, read(path)))
-        except KeyError:
-            continue  # older benchmarks, which docs/backbones.md shows
+        for reader in (read_sheet, read):
+            with suppress(KeyError):
+                found.append((path.stem, reader(path)))
+                break
     return found
 
 

@@ -8,7 +8,7 @@ all such files and knows none of them.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,37 @@ class Benchmark:
         return self.path
 
 
+@dataclass
+class Sheet:
+    """What a benchmark found that is no ratio: cells under columns of its own.
+
+    Args:
+        script, title, command, says: as a `Benchmark`'s.
+        columns: headings.
+        rows: a cell for each column.
+        notes: a line each, below the table.
+        facts: what the cells were made of, JSON-ready.
+        machine: where it was found: here, unless it was read.
+    """
+
+    script: str | Path
+    title: str
+    command: str
+    says: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: Any = None
+    machine: dict[str, Any] = field(default_factory=machine)
+
+    def write(self) -> Path:
+        """Write the file, of the script's name."""
+        path = Path(self.script).with_suffix(".json")
+        found = {name: value for name, value in asdict(self).items() if name != "script"}
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return path
+
+
 @dataclass(frozen=True)
 class Recorded:
     """What a file holds."""
@@ -125,6 +156,15 @@ def read(path: Path) -> Recorded:
     found = json.loads(path.read_text("utf-8"))
     rows = [Row(**{**row, "ratio": tuple(row["ratio"])}) for row in found["rows"]]
     return Recorded(found["title"], found["command"], found["says"], found["machine"], rows)
+
+
+def read_sheet(path: Path) -> Sheet:
+    """Read what `Sheet.write` wrote.
+
+    Raises: KeyError if the file is not of this kind.
+    """
+    found = json.loads(path.read_text("utf-8"))
+    return Sheet(path, **{f.name: found[f.name] for f in fields(Sheet) if f.name != "script"})
 
 
 def interval(found: Ratio | Timing) -> Interval:

@@ -50,6 +50,29 @@ def test_the_page(script, folder):
     assert "- net, timm: memory bound" in lines
 
 
+def test_a_table_without_ratios(script, tmp_path):
+    results, page = script("results"), script("page")
+    left = results.Sheet(
+        tmp_path / "edits.py",
+        title="Edits",
+        command="python benchmarks/edits.py",
+        says="On networks.",
+        columns=["edit", "after", "works"],
+        rows=[["One", "", "3"], ["Two | more", "", "2"]],
+        notes=["Two refuses on a net: it is too small"],
+        facts={"any": ["thing"]},
+        machine=MACHINE,
+    )
+    assert left.write() == tmp_path / "edits.json"
+    [(name, again)] = page.recorded(tmp_path)
+    assert (name, again.rows, again.facts) == ("edits", left.rows, left.facts)
+    lines = page.page([(name, again)]).splitlines()
+    assert "| edit | works |" in lines, "a column that nobody fills is left out"
+    assert "| Two / more | 2 |" in lines
+    assert "- Two refuses on a net: it is too small" in lines
+    assert not any("[Edits]" in line for line in lines), "it has no marks to meet"
+
+
 def test_the_page_in_the_repository_is_what_the_files_give(script):
     page = script("page")
     found = page.recorded(page.HERE)

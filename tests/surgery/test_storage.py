@@ -123,12 +123,14 @@ def test_double_precision(images):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_openvino_computes_stored_layers_in_integers(images):
+@pytest.mark.parametrize("batch", [None, torch.export.Dim("batch", min=1, max=64)])
+def test_openvino_computes_stored_layers_in_integers(batch, images):
     """With weights of 8 bits on symmetric grids: int8 weights, and uint8 activations."""
     openvino = pytest.importorskip("openvino")
     model, _ = Simulate().apply(net(), images)
     stored, _ = Store().apply(CorrectBias().apply(model, images)[0])
-    program = openvino.convert_model(torch.export.export(stored, (images,)))
+    free = None if batch is None else ({0: batch},)
+    program = openvino.convert_model(torch.export.export(stored, (images,), dynamic_shapes=free))
     compiled = openvino.compile_model(program, "CPU")
     layers = {"Convolution", "FullyConnected", "MatMul"}
     precisions = [

@@ -73,6 +73,23 @@ def fake_quantise(x: Tensor, grid: Grid, low: int, high: int) -> Tensor:
     return torch.fake_quantize_per_tensor_affine(x, scale, zero, low, high)
 
 
+def _teach_shapes() -> None:
+    """Tell torch.export what its own rounding gives, which it needs where the batch may vary."""
+
+    def shaped(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
+
+    for name in (
+        "aten::_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+        "aten::fake_quantize_per_channel_affine_cachemask",
+    ):
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(name, "Meta"):
+            torch.library.impl(name, "Meta", shaped)
+
+
+_teach_shapes()
+
+
 def fixed_point(factor: Tensor) -> tuple[Tensor, Tensor]:
     """Positive factors as multiplier 2^-shift, with int32 multipliers in [2^30, 2^31)."""
     mantissa, exponent = torch.frexp(factor.double())

@@ -212,7 +212,10 @@ class Grow(Edit):
                 norms.append(name)
                 coverage.append(Covered(name, kind, True, "twice the channels"))
             elif module not in inside and next(module.parameters(False), None) is not None:
-                raise FoveateError(f"Grow cannot widen {name}, a {kind}: mixtures and norms it can")
+                raise FoveateError(
+                    f"Grow cannot widen {name or 'the model itself'}, a {kind}: it can widen "
+                    "mixtures and batch norms, so grow a network of these alone"
+                )
         plan = {
             "layers": [[n, found[n].first, found[n].last] for n in names if n in found],
             "norms": norms,

@@ -75,8 +75,11 @@ def test_fields_that_meet():
     assert [one.shape for one in labels.settle([joint, heads], "")] == [joint.shape]
     assert len(labels.boxes) == 1
     across = labels.fresh((2, 4, 1))
-    labels.settle([joint, across], "they cross")
-    assert [why for _, why in labels.fixed] == ["they cross"] * 2
+    assert len(labels.settle([joint, across], "")) == 2
+    rows = [box.whole for box in labels.boxes[1:]]
+    assert len(rows) == 2, "the same rows go from both"
+    assert rows[0] is rows[1]
+    assert rows[0].shape == (4, 1)
 
 
 def test_axes_that_do_not_vary_are_taken_in():

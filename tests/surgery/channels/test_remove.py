@@ -386,13 +386,13 @@ SLOW = {
     "resnext50_32x4d": 64,
     "repvit_m0_9": 64,
     "shvit_s1": 64,
+    "xcit_nano_12_p16_224": 64,
+    "edgenext_xx_small": 64,
 }
 FAMILIES = [
     *(pytest.param(name, side, id=name) for name, side in FAST.items()),
     *(pytest.param(name, side, id=name, marks=pytest.mark.slow) for name, side in SLOW.items()),
 ]
-PARTLY = {"pvt_v2_b0": 0.75}
-"""Share of the MACs that may be left where a family's Python ties most of its channels."""
 
 
 @pytest.mark.parametrize(("name", "side"), FAMILIES)
@@ -406,7 +406,7 @@ def test_families(name, side, tmp_path):
         torch.testing.assert_close(nothing[0], model(x))
     edited, coverage = Narrow(share=0.4).apply(model, x)
     assert all(line.changed or line.why.startswith("left") for line in coverage)
-    assert count(edited, x).macs < PARTLY.get(name, 0.6) * count(model, x).macs
+    assert count(edited, x).macs < 0.6 * count(model, x).macs
     foveate.save(edited, tmp_path / "model")
     np.save(tmp_path / "x.npy", x.numpy())
     with torch.no_grad():

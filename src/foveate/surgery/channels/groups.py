@@ -86,6 +86,7 @@ class Channels:
             stays = box.must_stay(by_rows)
             if stays is not None:
                 fixed.append((stays, "what holds it goes as a whole or evenly"))
+        pairs += labels.untied(labels.components(pairs))
         self.component = labels.components(pairs)
         self.reasons: dict[int, str] = {}
         for one, reason in fixed:
@@ -105,7 +106,7 @@ class Channels:
                     if number not in self.reasons:
                         members[number].setdefault((name, axis), []).append(index)
                     elif axis == 0 and name.endswith("weight"):
-                        left[name] = self.reasons[number]
+                        left[name.rpartition(".")[0]] = self.reasons[number]
         alike: dict[tuple[tuple[str, int], ...], list[Slices]] = defaultdict(list)
         for slices in members.values():
             if any(axis == 0 for _, axis in slices):
@@ -118,10 +119,10 @@ class Channels:
             if len(channels) > 1:
                 name = _free(_maker(weights), groups)
                 groups[name] = Group(name, weights, channels, *self._cost(channels[0], uses))
-        lines = []
-        for name, why in left.items():
-            owner = name.rpartition(".")[0]
-            lines.append(Covered(owner, type(modules[owner]).__name__, False, f"left, as {why}"))
+            else:
+                left[_maker(weights)] = "its channels would all go together"
+        kinds = {n: type(modules[n]).__name__ if n in modules else "parameter" for n in left}
+        lines = [Covered(n, kinds[n], False, f"left, as {why}") for n, why in left.items()]
         return list(groups.values()), lines
 
     def _uses(self) -> dict[str, int]:

@@ -97,12 +97,14 @@ class Labels:
         same: pairs of arrays of labels that go together, element by element.
         fixed: arrays of labels that must stay, with the reason.
         boxes: what must stay rectangular.
+        ties: pairs of arrays of labels of which as many must stay.
     """
 
     count: int = 0
     same: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     fixed: list[tuple[Tensor, str]] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
+    ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def fresh(self, shape: Any) -> Tensor:
         """New labels in an array of a shape."""
@@ -132,8 +134,9 @@ class Labels:
                     self.unite(one, other)
                 elif axes(one) < axes(other):
                     self.boxes.append(Box(*_rows(other, axes(one)), one.reshape(-1, 1)))
-                elif axes(one) & axes(other):
-                    self.fix([one, other], reason)
+                elif common := axes(one) & axes(other):
+                    self.share_rows(one, other, common)
+                    continue
                 else:
                     continue
                 break
@@ -141,6 +144,29 @@ class Labels:
                 if axes(one):
                     kept.append(one)
         return kept
+
+    def share_rows(self, one: Tensor, other: Tensor, common: set[int]) -> None:
+        """Two fields vary in some axes alike: the same slices of those go from both.
+
+        So scores between what attention heads hold of channels (heads, dims, dims) have
+        a field (heads, dims, 1) and a field (heads, 1, dims), of which the same heads go.
+        """
+        shape = [n if i in common else 1 for i, n in enumerate(one.shape)]
+        whole = self.fresh(shape).reshape(-1, 1)
+        self.boxes += [Box(*_rows(each, common), whole) for each in (one, other)]
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        """As many of two arrays of the same size must stay."""
+        self.ties.append((a.flatten(), b.flatten()))
+
+    def untied(self, component: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+        """Pairs to unite so that ties hold, where the sets of `components` don't see to it."""
+        pairs = []
+        for a, b in self.ties:
+            ours, theirs = (np.sort(component[side.numpy()]) for side in (a, b))
+            if not np.array_equal(ours, theirs):
+                pairs.append((a, b))
+        return pairs
 
     def rows(self, one: Tensor, gone: set[int]) -> Fields:
         """What a field leaves where some of its axes are summed away: labels of whole rows."""

@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind
 from foveate.errors import FoveateError
 from foveate.surgery.channels.labels import Labels
 from foveate.surgery.channels.rules import Rule
+from foveate.surgery.channels.ties import tied
 from foveate.surgery.masks import SUFFIX, masked
 
 WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER)
@@ -70,7 +71,7 @@ def _exported(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
     fresh = copy.deepcopy(model).train().eval()
     for attempt in (1, 2):
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.no_grad(), tied(fresh), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of tables that a pass keeps in the module
                 return torch.export.export(fresh, (images,)).run_decompositions({})
         except Exception as error:

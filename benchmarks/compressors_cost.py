@@ -1,0 +1,236 @@
+"""What compression costs a trained network in the hands of Foveate and of its peers.
+
+    python benchmarks/compressors_cost.py WEIGHTS IMAGES
+
+WEIGHTS and IMAGES as for quantised.py: a published CIFAR-10 ResNet-20, and CIFAR-10.
+"""
+
+import copy
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from compressors import (
+    Program,
+    in_float,
+    int8_by_foveate,
+    int8_by_nncf,
+    int8_by_torchao,
+    named,
+    pruned_by_foveate,
+    pruned_by_torch_pruning,
+)
+from quantised import ResNet20
+from results import Sheet
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveate.data import Batches
+from foveate.data import open as open_data
+from foveate.measure import count, mean_interval, side_by_side
+from foveate.memory import kept
+from foveate.vision import IMAGENET_MEAN, IMAGENET_STD
+
+CALIBRATION, BATCH, TUNED, RATE, HALVINGS = 1024, 125, 400, 0.01, 7
+SCOPES = ("blocks", "all groups")
+LEFT = (0.75, 0.5)
+"""Of the multiply-adds, after pruning."""
+SAYS = f"""\
+A published ResNet-20 of CIFAR-10, normalisation inside, on the 10,000 test images, which choose
+nothing. Points lost are those of the network as it was, over the same images, with a 95% interval,
+paired. Everyone gets the same {CALIBRATION} training images to calibrate on; NNCF takes them one
+by one, as it recommends, and torchao in batches of 128. *INT8*: 8 bits for weights and
+activations. Foveate: `Simulate`, `CorrectBias`, `Store`; NNCF: `nncf.quantize` of the OpenVINO
+model; both run in OpenVINO. torchao: `X86InductorQuantizer`, compiled by Inductor with frozen
+weights. *Pruned*: channels in the blocks go by the magnitude of all the weights that hold them, by
+as large a share as leaves the multiply-adds that are named; at once, and again with {TUNED} steps
+of tuning (128 images each, momentum 0.9, rate {RATE:g} falling along a cosine, no augmentation,
+the same images in the same order for all); run in OpenVINO in float. *All groups*: the stages'
+widths may go, too. Size is what is written to keep the program. Latency: one image, one thread, all
+in turns; median and 95% interval."""
+
+
+def main(weights: str, images: str) -> None:
+    data = open_data(images)
+    train, test = (numbers(data.splits[name]) for name in ("train", "test"))
+    model, calibration = network(weights), train[0][:CALIBRATION]
+    whole = macs_of(model)
+    programs: dict[tuple[str, str], Program | str] = {}
+    macs: dict[tuple[str, str], float] = {}
+    for what, library, make in (
+        ("float", "OpenVINO", in_float),
+        ("INT8", "Foveate", int8_by_foveate),
+        ("INT8", named("nncf"), int8_by_nncf),
+        ("INT8", named("torchao"), int8_by_torchao),
+    ):
+        programs[what, library] = attempted(partial(make, copy.deepcopy(model), calibration))
+        macs[what, library] = whole
+    for left, scope, (library, prune) in itertools.product(
+        LEFT, SCOPES, (("Foveate", ours), (named("torch-pruning"), theirs))
+    ):
+        shrunk = partial(prune, model, scope == SCOPES[0])
+        small = attempted(partial(pruned_to, left, shrunk, whole))
+        for steps in (0, TUNED):
+            key = f"{left:.0%} of MACs, {scope}" + ", tuned" * bool(steps), library
+            programs[key] = small
+            if isinstance(small, nn.Module):
+                programs[key] = attempted(partial(tuned_program, small, steps, *train))
+                macs[key] = macs_of(small)
+    sheet(programs, macs, *test).write()
+
+
+def network(weights: str) -> nn.Module:
+    """The ResNet, which takes pixels from 0 to 1."""
+    net = ResNet20()
+    net.load_state_dict(load_file(weights), strict=False)
+    return nn.Sequential(Normalise(), net).eval()
+
+
+class Normalise(nn.Module):
+    """(B, 3, H, W) in [0, 1], less the mean, by the deviation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return (x - mean) / std
+
+
+def numbers(split: Any) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, 32, 32) in [0, 1], in an order by chance, and their targets."""
+    batches = list(Batches(split=split, batch_size=500, size=32).epoch(0))
+    images = torch.cat([batch.images for batch in batches]).float() / 255
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images[order], torch.cat([batch.targets for batch in batches])[order]
+
+
+def attempted(make: Callable[[], Any]) -> Any:
+    """What is made, or why it cannot be."""
+    began = time.perf_counter()
+    try:
+        made = make()
+    except Exception as error:
+        made = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    print(f"{time.perf_counter() - began:.1f} s: {made}"[:200], flush=True)
+    return made
+
+
+# ---------------------------------------------------------------- pruning
+
+
+def ours(model: nn.Module, blocks: bool, share: float) -> nn.Module:
+    """By Foveate: the channels inside blocks, or all."""
+    only = ("1.layer*.conv1",) if blocks else ("*",)
+    return pruned_by_foveate(model, torch.rand(2, 3, 32, 32), share, only)
+
+
+def theirs(model: nn.Module, blocks: bool, share: float) -> nn.Module:
+    """By Torch-Pruning: the same."""
+    model = copy.deepcopy(model)
+    wide = [m for name, m in model.named_modules() if name == "1.conv1" or name.endswith("conv2")]
+    return pruned_by_torch_pruning(model, torch.rand(2, 3, 32, 32), share, wide if blocks else ())
+
+
+def pruned_to(left: float, prune: Callable[[float], nn.Module], whole: float) -> nn.Module:
+    """The network whose multiply-adds are nearest to a share of the whole's."""
+    low, high = 0.0, 1.0
+    found: dict[float, nn.Module] = {}
+    for _ in range(HALVINGS):
+        share = (low + high) / 2
+        model = prune(share)
+        off = macs_of(model) / whole - left
+        found[abs(off)] = model
+        low, high = (share, high) if off > 0 else (low, share)
+    return found[min(found)]
+
+
+def macs_of(model: nn.Module) -> float:
+    """Multiply-adds of an image."""
+    return count(model, torch.rand(1, 3, 32, 32)).macs
+
+
+def tuned_program(model: nn.Module, steps: int, images: Tensor, targets: Tensor) -> Program:
+    """The network after some steps, in OpenVINO."""
+    model = copy.deepcopy(model)
+    optimiser = torch.optim.SGD(model.parameters(), RATE, momentum=0.9)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
+    model.train()
+    for step in range(steps):
+        chosen = torch.arange(128 * step, 128 * (step + 1)) % len(images)
+        optimiser.zero_grad()
+        F.cross_entropy(model(images[chosen]), targets[chosen]).backward()
+        optimiser.step()
+        falling.step()
+    return in_float(model.eval(), images[:CALIBRATION])
+
+
+# ---------------------------------------------------------------- figures
+
+
+def sheet(
+    programs: dict[tuple[str, str], Program | str],
+    macs: dict[tuple[str, str], float],
+    images: Tensor,
+    targets: Tensor,
+) -> Sheet:
+    """A line a program: accuracy, size, latency."""
+    made = {key: program for key, program in programs.items() if isinstance(program, Program)}
+    one = images[:1].numpy()
+    with kept():
+        times = side_by_side({"|".join(key): partial(p.call, one) for key, p in made.items()})
+    right = {key: judged(program, images, targets) for key, program in made.items()}
+    first = next(iter(right.values()))
+    found = Sheet(
+        __file__,
+        title="What compression costs, beside peers",
+        command="python benchmarks/compressors_cost.py WEIGHTS IMAGES",
+        says=SAYS,
+        columns=["what", "by", "top-1", "points lost", "MACs", "size", "latency"],
+        facts=[],
+    )
+    for (what, library), program in programs.items():
+        key = what, library
+        if isinstance(program, str):
+            found.rows.append([what, library, "*fails*", "", "", "", ""])
+            found.notes.append(f"{what}, {library}: {program}")
+            continue
+        lost, low, high = mean_interval(100 * (first - right[key]))
+        time = times["|".join(key)].milliseconds()
+        cells = [
+            f"{right[key].mean():.2%}",
+            f"{lost:.2f} ({low:.2f} to {high:.2f})" if right[key] is not first else "",
+            f"{macs[key] / 1e6:.1f} M",
+            f"{program.bytes / 1e3:.0f} kB",
+            f"{time['median']:.3f} ms ({time['low']:.3f} to {time['high']:.3f})",
+        ]
+        found.rows.append([what, library, *cells])
+        found.facts.append(
+            {
+                "what": what,
+                "by": library,
+                "top1": right[key].mean(),
+                "lost": [lost, low, high],
+                "macs": macs[key],
+                "bytes": program.bytes,
+                "milliseconds": time,
+                "integer": [program.integer, program.layers],
+            }
+        )
+        print(what, library, *cells, sep=" | ", flush=True)
+    return found
+
+
+def judged(program: Program, images: Tensor, targets: Tensor) -> np.ndarray:
+    """For each image whether the program is right, 0.0 or 1.0."""
+    logits = np.concatenate([program.call(part.numpy()) for part in images.split(BATCH)])
+    return (logits.argmax(1) == targets.numpy()).astype(np.float64)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    main(*sys.argv[1:])

@@ -1,0 +1,152 @@
+"""On which networks Foveate and its peers in compression work, and on which they fail.
+
+python benchmarks/compressors_reach.py [NETWORK ...]
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from compressors import (
+    int8_by_foveate,
+    int8_by_nncf,
+    int8_by_torchao,
+    named,
+    pruned_by_foveate,
+    pruned_by_torch_pruning,
+)
+from networks import NETWORKS, Network
+from results import Sheet
+from torch import Tensor, nn
+
+from foveate.errors import FoveateError
+from foveate.measure import count
+
+SHARE, CALIBRATION, JUDGED = 0.25, 8, 8
+PRUNERS = {"Foveate": pruned_by_foveate, "torch-pruning": pruned_by_torch_pruning}
+QUANTISERS = {
+    "Foveate": int8_by_foveate,
+    "nncf": int8_by_nncf,
+    "torchao": lambda model, images: int8_by_torchao(model, images, compiled=False),
+}
+SAYS = f"""\
+Networks with random weights. *Pruned*: {SHARE:.0%} of all channels (heads, where these go whole)
+are to go, one call, no tuning; a cell has the share of multiply-adds that is left where the
+pruned network still computes, as counted by Foveate. Foveate proves every removal against the
+uncut network; what cannot be proven stays, so that more may be left. What Foveate pruned is saved
+as safetensors and JSON (see *Every edit on timm's networks*); Torch-Pruning's way of saving is a
+pickle of the whole model. *INT8*: 8 bits for weights and activations, calibrated on {CALIBRATION}
+images; a cell has the layers (convolutions, products) that compute in integers, and the cosine of
+the logits with the float network's on {JUDGED} other images, less their mean. Foveate's
+(`Simulate`, `CorrectBias`, `Store`) and NNCF's programs run in OpenVINO and are counted there;
+NNCF is told of transformers, and torchao's graph (`X86InductorQuantizer`, which by default leaves
+products of activations in float) is counted as it is converted. Torch-Pruning is set up as its
+example for timm shows: heads are named, fused attention is unrolled, vision transformers get a
+forward that takes its width off what comes in."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of one network in one library's hands."""
+
+    network: str
+    what: str
+    library: str
+    works: bool
+    said: str
+    seconds: float
+
+
+def main() -> None:
+    found = []
+    for name in sys.argv[1:] or NETWORKS:
+        for what, libraries, judge in (
+            ("pruned", PRUNERS, pruned),
+            ("INT8", QUANTISERS, quantised),
+        ):
+            for library, do in libraries.items():
+                one = tried(NETWORKS[name], what, library, do, judge)
+                found.append(one)
+                print(f"{name}, {what}, {library}: {one.said}, {one.seconds:.1f} s", flush=True)
+        if not sys.argv[1:]:
+            sheet(found).write()
+
+
+def tried(
+    network: Network, what: str, library: str, do: Callable[..., Any], judge: Callable[..., str]
+) -> Tried:
+    """Let one library do one thing to one network."""
+    began = time.perf_counter()
+    try:
+        said, works = judge(network, do), True
+    except FoveateError as error:
+        said, works = f"refuses: {error}", False
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        said, works = f"{type(error).__name__}: {first}", False
+    return Tried(network.name, what, library, works, said, time.perf_counter() - began)
+
+
+def pruned(network: Network, prune: Callable[[nn.Module, Tensor, float], nn.Module]) -> str:
+    """What is left of a network's multiply-adds."""
+    images = network.images(2)
+    before = count(network.make(), images).macs
+    model = prune(network.make(), images, SHARE)
+    with torch.no_grad():
+        if not model(images).isfinite().all():
+            raise ValueError("its outputs are not finite")
+    return f"{count(model, images).macs / before:.2f}x MACs"
+
+
+def quantised(network: Network, quantise: Callable[[nn.Module, Tensor], Any]) -> str:
+    """How much computes in integers, and how near it is."""
+    images = network.images(CALIBRATION + JUDGED)
+    judged = images[CALIBRATION:]
+    program = quantise(network.make(), images[:CALIBRATION])
+    with torch.no_grad():
+        expected = network.make()(judged).numpy()
+    given = np.concatenate([program.call(np.ascontiguousarray(x[None])) for x in judged.numpy()])
+    if program.integer == 0:
+        raise ValueError("nothing computes in integers, and nothing was said")
+    return f"{program.integer} of {program.layers} layers, {cosine(given, expected):.3f}"
+
+
+def cosine(given: np.ndarray, expected: np.ndarray) -> float:
+    """Of logits (N, K) less their mean over images, all together."""
+    a, b = (logits - expected.mean(0) for logits in (given, expected))
+    return float((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))
+
+
+def sheet(found: list[Tried]) -> Sheet:
+    """A line a network; what went wrong stands below."""
+    libraries = {"Foveate": "Foveate"} | {p: named(p) for p in ("torch-pruning", "nncf", "torchao")}
+    columns = list(dict.fromkeys((one.what, one.library) for one in found))
+    by_network: dict[str, dict[tuple[str, str], Tried]] = {}
+    for one in found:
+        by_network.setdefault(one.network, {})[one.what, one.library] = one
+    rows = []
+    for name, cells in by_network.items():
+        shown = [cells[column] for column in columns]
+        rows.append([name, *(one.said if one.works else "*fails*" for one in shown)])
+    total = [sum(cells[column].works for cells in by_network.values()) for column in columns]
+    rows.append(["**works on**", *(f"**{n} of {len(by_network)}**" for n in total)])
+    return Sheet(
+        __file__,
+        title="Compression of many networks, beside peers",
+        command="python benchmarks/compressors_reach.py",
+        says=SAYS,
+        columns=["network", *(f"{what}: {libraries[library]}" for what, library in columns)],
+        rows=rows,
+        notes=[f"{x.network}, {x.what}, {x.library}: {x.said}" for x in found if not x.works],
+        facts=[asdict(one) for one in found],
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    main()
