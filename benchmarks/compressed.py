@@ -76,11 +76,11 @@ WAYS = {
         [Simulate(weight_bits=4, activation_bits=None), AdaRound(), Store()], mark=1.5
     ),
     DENSE: Way(tuned=True),
-    "25% of MACs removed": Way([Shrink(macs=0.75)], tuned=True),
-    "50% of MACs removed": Way([Shrink(macs=0.5)], tuned=True, mark=1.5),
-    "70% of MACs removed": Way([Shrink(macs=0.3)], tuned=True),
+    "25% of MACs removed": Way([Shrink(macs=0.75, multiple=8)], tuned=True),
+    "50% of MACs removed": Way([Shrink(macs=0.5, multiple=8)], tuned=True, mark=1.5),
+    "70% of MACs removed": Way([Shrink(macs=0.3, multiple=8)], tuned=True),
     "2:4": Way([MaskTwoOfFour()], tuned=True, mark=1.0),
-    "50% of MACs removed, INT8": Way([Shrink(macs=0.5)], tuned=True, then=[Simulate()]),
+    "50% of MACs removed, INT8": Way([Shrink(macs=0.5, multiple=8)], tuned=True, then=[Simulate()]),
     "2:4, INT8": Way([MaskTwoOfFour()], tuned=True, then=[Simulate()]),
 }
 
@@ -113,12 +113,12 @@ def arguments() -> argparse.Namespace:
 
 def told(row: dict[str, Any]) -> str:
     """A row in a line."""
-    lost, low, high = row["points_lost"]
-    one, *_ = row["speedup"].values()
+    (top1, *_), (lost, low, high) = row["top1"], row["points_lost"]
+    ratio, slowest, fastest = row["speedup"]["batch 1"]
     return (
-        f"{row['top1']:.2f}%, {lost:.2f} points lost ({low:.2f} to {high:.2f}) {row['verdict']}; "
+        f"{top1:.2f}%, {lost:.2f} points lost ({low:.2f} to {high:.2f}) {row['verdict']}; "
         f"{row['bytes']['program'] / 1e3:.0f} kB, {row['macs'] / 1e6:.1f} MMACs, "
-        f"{one[0]:.2f}x ({one[1]:.2f} to {one[2]:.2f}) as fast"
+        f"{ratio:.2f}x ({slowest:.2f} to {fastest:.2f}) as fast"
     )
 
 
@@ -150,7 +150,7 @@ class Bench:
         row = {**judged.figures(), "points_lost": lost, "mark": way.mark, "seconds": spent}
         row["verdict"] = verdict(lost, way.mark)
         row["speedup"] = {
-            f"{batch} images": speedup(self.original.run, judged.run, batch) for batch in BATCHES
+            f"batch {batch}": speedup(self.original.run, judged.run, batch) for batch in BATCHES
         }
         if way.tuned:
             dense, _ = self.tuned(self.model, ())
@@ -208,7 +208,8 @@ class Judged:
         """JSON-ready."""
         macs = count(self.model, torch.rand(1, 3, 32, 32)).macs
         zeros = sparsity(self.model).share
-        return {"top1": 100 * self.right.mean(), "bytes": self.bytes, "macs": macs, "zeros": zeros}
+        top1 = mean_interval(100 * self.right)
+        return {"top1": top1, "bytes": self.bytes, "macs": macs, "zeros": zeros}
 
 
 def edited(model: VisionModel, edits: Sequence[Edit], images: list[Tensor]) -> VisionModel:
