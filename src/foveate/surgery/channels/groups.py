@@ -167,6 +167,11 @@ class Channels:
         stays[np.isin(self.component, numbers)] = False
         return stays
 
+    def macs(self, stays: np.ndarray) -> int:
+        """Multiply-adds an image of convolutions and linear layers, of the labels that stay."""
+        sizes = {name: self.size(node, stays) for node, name in self.traced.weights.items()}
+        return sum(uses * int(np.prod(sizes[name])) for name, uses in self._uses().items())
+
     def obstacle(self, stays: np.ndarray) -> str:
         """Why the labels that stay make no network, or ""."""
         for box in self.traced.labels.boxes:

@@ -1,0 +1,239 @@
+"""What compressing two trained networks costs in accuracy, and gives in size and speed.
+
+    python benchmarks/compressed.py WEIGHTS IMAGES [NETWORK ...] [--minutes 5] [--rows PATTERN]
+
+WEIGHTS (the folder) and IMAGES: as cifar_networks.py says. Each network is edited, tuned where
+its row says so for at most so many minutes, exported, and judged as the program that OpenVINO
+runs: on all 10,000 test images, paired with the float original's program, with 95% intervals
+over the images, and against it in interleaved calls, with 99% intervals of the ratio of times.
+
+The images were compressed once more than those that the networks learned from, and any tuning on
+them helps: so the original, tuned alike, is a row too, and tuned rows say how far below it they
+are.
+"""
+
+import argparse
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cifar_networks import BLOCKS, calibration, network
+from torch import Tensor
+
+import foveate
+from foveate.data import Augment, Dataset
+from foveate.data import open as open_data
+from foveate.deploy.formats import save_openvino, to_openvino, write_onnx
+from foveate.deploy.images import split_input
+from foveate.deploy.runtimes import OpenVinoRuntime
+from foveate.measure import count, machine, mean_interval, paired
+from foveate.surgery.channels.shrink import Shrink
+from foveate.surgery.edit import Edit
+from foveate.surgery.gpusq_vit import MaskTwoOfFour
+from foveate.surgery.masks import sparsity
+from foveate.surgery.quant_whitepaper_qualcomm.rounding import AdaRound
+from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate
+from foveate.surgery.storage import Store
+from foveate.train import Recipe, train
+from foveate.train.gpusq_vit import DistilFromDense
+from foveate.vision import VisionModel
+
+RESULTS = Path(__file__).with_suffix(".json")
+BATCHES, SECONDS = (1, 64), 5.0
+"""Images a call that programs are timed with, and for how long each comparison."""
+DENSE = "tuned alone"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to compress.
+
+    Attributes:
+        edits: before tuning.
+        tuned: whether there is any.
+        then: edits after it.
+        mark: points of accuracy that it may cost, or None where there is no mark.
+    """
+
+    edits: Sequence[Edit] = ()
+    tuned: bool = False
+    then: Sequence[Edit] = ()
+    mark: float | None = None
+
+
+WAYS = {
+    "INT8": Way([Simulate()], mark=0.3),
+    "4-bit weights, AdaRound": Way(
+        [Simulate(weight_bits=4, activation_bits=None), AdaRound(), Store()], mark=1.5
+    ),
+    DENSE: Way(tuned=True),
+    "25% of MACs removed": Way([Shrink(macs=0.75, multiple=8)], tuned=True),
+    "50% of MACs removed": Way([Shrink(macs=0.5, multiple=8)], tuned=True, mark=1.5),
+    "70% of MACs removed": Way([Shrink(macs=0.3, multiple=8)], tuned=True),
+    "2:4": Way([MaskTwoOfFour()], tuned=True, mark=1.0),
+    "50% of MACs removed, INT8": Way([Shrink(macs=0.5, multiple=8)], tuned=True, then=[Simulate()]),
+    "2:4, INT8": Way([MaskTwoOfFour()], tuned=True, then=[Simulate()]),
+}
+
+
+def main() -> None:
+    asked = arguments()
+    data = open_data(asked.images)
+    found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    found |= {"machine": machine(), "minutes": asked.minutes}
+    for name in asked.networks or BLOCKS:
+        bench = Bench(network(name, Path(asked.weights), data.labels), data, asked.minutes)
+        rows = found.setdefault("networks", {}).setdefault(name, {})
+        rows["original"] = bench.original.figures()
+        for row, way in WAYS.items():
+            if fnmatch(row, asked.rows):
+                rows[row] = bench.row(way)
+                print(f"{name:<9} {row:<28} {told(rows[row])}", flush=True)
+                RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights")
+    parser.add_argument("images")
+    parser.add_argument("networks", nargs="*", choices=[*BLOCKS, []])
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--rows", default="*", help="pattern of their names")
+    return parser.parse_args()
+
+
+def told(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    (top1, *_), (lost, low, high) = row["top1"], row["points_lost"]
+    ratio, slowest, fastest = row["speedup"]["batch 1"]
+    return (
+        f"{top1:.2f}%, {lost:.2f} points lost ({low:.2f} to {high:.2f}) {row['verdict']}; "
+        f"{row['bytes']['program'] / 1e3:.0f} kB, {row['macs'] / 1e6:.1f} MMACs, "
+        f"{ratio:.2f}x ({slowest:.2f} to {fastest:.2f}) as fast"
+    )
+
+
+class Bench:
+    """One network, what it may look at, and what it is judged by.
+
+    Args:
+        model: as it was published.
+        data: to calibrate and tune on, and the test images.
+        minutes: of tuning at most.
+    """
+
+    def __init__(self, model: VisionModel, data: Dataset, minutes: float) -> None:
+        self.model, self.data, self.minutes = model, data, minutes
+        self.looked_at = calibration(data)
+        self.original = Judged(model, data)
+        self._tuned: dict[tuple[Edit, ...], tuple[VisionModel, float]] = {}
+
+    def row(self, way: Way) -> dict[str, Any]:
+        """All figures of a way."""
+        began = time.perf_counter()
+        model = edited(self.model, way.edits, self.looked_at)
+        spent = {"editing": time.perf_counter() - began}
+        if way.tuned:
+            model, spent["tuning"] = self.tuned(model, tuple(way.edits))
+        model = edited(model, way.then, self.looked_at)
+        judged = Judged(model, self.data)
+        lost = mean_interval(100 * (self.original.right - judged.right))
+        row = {**judged.figures(), "points_lost": lost, "mark": way.mark, "seconds": spent}
+        row["verdict"] = verdict(lost, way.mark)
+        row["speedup"] = {
+            f"batch {batch}": speedup(self.original.run, judged.run, batch) for batch in BATCHES
+        }
+        if way.tuned:
+            dense, _ = self.tuned(self.model, ())
+            right = Judged(dense, self.data).right
+            row["points_below_tuned"] = mean_interval(100 * (right - judged.right))
+        return row
+
+    def tuned(self, model: VisionModel, how: tuple[Edit, ...]) -> tuple[VisionModel, float]:
+        """A model tuned with the original for a teacher, and the seconds that took."""
+        if how not in self._tuned:
+            recipe = Recipe(
+                minutes=self.minutes,
+                optimizer="sgd",
+                learning_rate=0.05,
+                weight_decay=5e-4,
+                warmup=0.05,
+                label_smoothing=0.0,
+                augment=Augment(shift=4),
+                precision="auto",
+            )
+            teacher = DistilFromDense(self.model, features=0.0)
+            own = copy.deepcopy(model)
+            began = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                train(own, self.data, recipe, Path(folder), ingredients=[teacher], progress=False)
+            self._tuned[how] = own, time.perf_counter() - began
+        return self._tuned[how]
+
+
+class Judged:
+    """A model as the program that OpenVINO runs.
+
+    Attributes:
+        run: the program.
+        right: for each test image whether it is right, 0.0 or 1.0.
+    """
+
+    def __init__(self, model: VisionModel, data: Dataset) -> None:
+        self.model = model
+        with tempfile.TemporaryDirectory() as folder:
+            onnx, path = Path(folder, "model.onnx"), Path(folder, "model.xml")
+            write_onnx(model, onnx)
+            save_openvino(to_openvino(onnx), path)
+            foveate.save(model, folder)
+            program = sum(path.with_suffix(end).stat().st_size for end in (".xml", ".bin"))
+            saved = Path(folder, "model.safetensors").stat().st_size
+            self.run = OpenVinoRuntime(path)
+        self.bytes = {"program": program, "saved": saved}
+        test = data.splits["test"]
+        parts = np.array_split(np.arange(len(test)), len(test) // 100)
+        logits = [self.run(split_input(test, part, model.preprocess)) for part in parts]
+        self.right = (np.concatenate(logits).argmax(1) == test.targets).astype(np.float64)
+
+    def figures(self) -> dict[str, Any]:
+        """JSON-ready."""
+        macs = count(self.model, torch.rand(1, 3, 32, 32)).macs
+        zeros = sparsity(self.model).share
+        top1 = mean_interval(100 * self.right)
+        return {"top1": top1, "bytes": self.bytes, "macs": macs, "zeros": zeros}
+
+
+def edited(model: VisionModel, edits: Sequence[Edit], images: list[Tensor]) -> VisionModel:
+    """A copy of a model, after edits."""
+    found: Any = model
+    for edit in edits:
+        found, _ = edit.apply(found, images)
+    return found
+
+
+def verdict(lost: tuple[float, float, float], mark: float | None) -> str:
+    """Against the mark: met, missed, or open where the interval holds it."""
+    if mark is None:
+        return ""
+    return "met" if lost[2] <= mark else "missed" if lost[1] > mark else "open"
+
+
+def speedup(before: Any, after: Any, batch: int) -> tuple[float, float, float]:
+    """Time of a program over that of another."""
+    images = np.random.default_rng(0).random((batch, 3, 32, 32), dtype=np.float32)
+    ratio = paired(partial(before, images), partial(after, images), seconds=SECONDS)
+    return ratio.median, ratio.low, ratio.high
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
