@@ -239,14 +239,18 @@ def _with_preprocessing(network: nn.Module, name: str, size: int | None) -> Visi
 def seen_by_edits(
     model: VisionModel, data: Dataset | None, most: int, batch: int = BATCH
 ) -> list[Tensor]:
-    """Batches that edits look at: training images, or noise where only shapes matter."""
+    """Batches that edits look at: training images, or noise where only shapes matter.
+
+    Every batch spans the whole split, which may be in the order of the classes.
+    """
     size = model.preprocess.size
     if data is None:
         chance = torch.Generator().manual_seed(0)
         return [torch.rand(2, 3, size, size, generator=chance)]
     split = data.splits["train"]
     chosen = evenly(len(split), most)
-    parts = np.array_split(chosen, -(-len(chosen) // batch))
+    count = -(-len(chosen) // batch)
+    parts = [chosen[i::count] for i in range(count)]
     return [torch.from_numpy(split_input(split, part, model.preprocess)) for part in parts]
 
 

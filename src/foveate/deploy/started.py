@@ -40,7 +40,9 @@ def start_in(runtime: Runtime, model: VisionModel) -> Logits:
 
 
 def _has_grids(model: VisionModel) -> bool:
-    return any(isinstance(module, StoredLayer) for module in model.modules())
+    """Whether activations are rounded, too: to grids that are constants, as runtimes want them."""
+    stored = [module for module in model.modules() if isinstance(module, StoredLayer)]
+    return any(layer.output_grid is not None for layer in stored)
 
 
 def _with_grids(program: Program, model: VisionModel) -> Any:

@@ -173,12 +173,13 @@ def _looked_at(
     whole = merge(copy.deepcopy(model)) if is_mergeable(model) else model
     rows: dict[str, list[Sensitivity]] = {}
     refused = []
-    steps = {
+    steps: dict[str, Callable[[], list[Sensitivity]]] = {
         "Remove": widths,
-        "Fold": partial(of_merging, model, probe),
         "Simulate": partial(of_integers, whole, batches, probe, go_on),
         "Store": partial(of_storage, whole, probe, go_on),
     }
+    if whole is not model:
+        steps["Fold"] = partial(of_merging, model, probe)
     for name, find in steps.items():
         told(f"what {name} costs")
         rows[name], why = attempted(find)

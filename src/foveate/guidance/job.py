@@ -41,7 +41,7 @@ class Asked:
     @property
     def nearest(self) -> Path | None:
         """Where a model goes that does not meet the wish, lest it be taken for one that does."""
-        return self.out and self.out.with_name(f"{self.out.name}-nearest")
+        return self.out and self.out.absolute().with_name(f"{self.out.absolute().name}-nearest")
 
 
 def compress_guided(asked: Asked, told: Callable[[str], None] = lambda text: None) -> Guided:
@@ -78,4 +78,4 @@ def demand_met(asked: Asked, found: Guided) -> None:
 
 
 def _places(asked: Asked) -> dict[bool, Path | None]:
-    return {True: asked.out, False: asked.nearest}
+    return {True: asked.out and asked.out.absolute(), False: asked.nearest}

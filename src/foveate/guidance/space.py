@@ -2,7 +2,7 @@
 
 Sensitivities say where each edit works, so a field says only how much of it is wanted: how many
 multiply-adds go, not from which layer. Edits come in the order in which they make sense: channels
-go, what is left is trained, branches merge, and numbers are rounded last.
+go, norms are set anew or all that is left is trained, branches merge, and numbers are rounded last.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from foveate.guidance.norms import renormed
 from foveate.guidance.sensitivity import Sensitivity, Widths, ranked
 from foveate.ops.merge import is_mergeable
 from foveate.surgery.channels.remove import Remove
@@ -82,7 +83,7 @@ class Space:
         narrower = widths is not None and widths.groups
         most = max(len(integers), len(storage))
         self.levels: dict[str, tuple[Any, ...]] = {
-            "removed": tuple(range(0, 80, 10)) if narrower else (0,),
+            "removed": (0, 5, *range(10, 80, 10)) if narrower else (0,),
             "multiple": (1, 8) if narrower else (1,),
             "tuned": (False, True) if narrower and tune else (False,),
             "numbers": ("float32", *(n for n in NAMES if self._sensitive.get(n))),
@@ -102,7 +103,7 @@ class Space:
     def anchors(self) -> Iterator[Choice]:
         """What is tried first: each edit alone, and the strongest together."""
         removed = self.levels["removed"]
-        coarse = removed[2::2]
+        coarse = removed[3::2]
         for numbers in self.levels["numbers"]:
             yield Choice(numbers=numbers)
         for share in coarse:
@@ -143,7 +144,7 @@ class Space:
         return tuple(self._sensitive.get(choice.numbers, ())[: choice.floats])
 
     def _narrowed(self, choice: Choice) -> VisionModel:
-        """With channels removed, and trained where that is wanted."""
+        """With channels removed and norms set anew, and trained where that is wanted."""
         if self._widths is None or not choice.removed:
             return self._model
         key = replace(choice, numbers="float32", floats=0)
@@ -153,7 +154,8 @@ class Space:
                 self._kept[key] = self._tune(self._narrowed(replace(key, tuned=False)))
             else:
                 gone = self._widths.gone(self._macs * choice.removed / 100, choice.multiple)
-                self._kept[key] = self._apply(Remove(gone=gone), self._model)
+                narrowed = self._apply(Remove(gone=gone), self._model)
+                self._kept[key] = renormed(narrowed, self._model, self._batches)
             untuned = [other for other in self._kept if not other.tuned]
             for old in untuned[:-KEPT]:
                 del self._kept[old]

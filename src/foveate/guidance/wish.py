@@ -50,9 +50,9 @@ class Wish:
         for name in ("budget", "seconds"):
             if not getattr(self, name) > 0:
                 raise FoveateError(f"{name} is {getattr(self, name):g}: give more than 0 seconds")
-        for name in ("tries", "calibration", "probes"):
-            if getattr(self, name) < 1:
-                raise FoveateError(f"{name} is {getattr(self, name)}: give 1 or more")
+        for name, least in (("tries", 1), ("calibration", 2), ("probes", 2)):
+            if getattr(self, name) < least:
+                raise FoveateError(f"{name} is {getattr(self, name)}: give {least} or more")
 
 
 class Budget:

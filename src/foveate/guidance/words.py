@@ -81,7 +81,7 @@ def _done(facts: dict[str, Any], best: Row) -> list[str]:
         share = 1 - best["figures"]["macs"] / original["macs"]
         said.append(
             f"{share:.0%} of the multiply-adds went with channels, where they cost least: "
-            f"{listed}{more}."
+            f"{listed}{more}; batch norms were set anew if that helped."
         )
     if best["fields"]["tuned"]:
         epochs = facts["asked"]["tune"]
@@ -213,10 +213,8 @@ def _caveats(facts: dict[str, Any]) -> list[str]:
     said = [f"{row['edit']} was left out: {row['why']}." for row in facts["refused"]]
     failed = [row for row in facts["trials"] if row["why"]]
     if failed:
-        said.append(
-            f"{len(failed)} compositions could not be made or run, such as {failed[0]['name']}: "
-            f"{failed[0]['why']}."
-        )
+        listed = ", ".join(row["name"] for row in failed[:3]) + (" and more" if failed[3:] else "")
+        said.append(f"Not made or run: {listed}; the first because {failed[0]['why']}.")
     if facts["no_openvino"]:
         said.append(f"Judged and timed in PyTorch, eager: {facts['no_openvino']}.")
     if not facts["searched_out"]:
