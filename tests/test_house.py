@@ -37,6 +37,7 @@ FLOORS = {
     "profile": 8,
     "compare": 8,
     "compress": 8,
+    "guidance": 8,
     "cli": 9,
     "__main__": 9,
 }

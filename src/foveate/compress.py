@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,14 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from foveate.data import Dataset, Split
+from foveate.data import Dataset
 from foveate.data import open as open_data
 from foveate.deploy import load_network, parity, save
 from foveate.deploy.artifact import Draft
 from foveate.deploy.card import in_integers
-from foveate.deploy.formats import to_openvino, write_onnx
 from foveate.deploy.images import split_input
-from foveate.deploy.runtimes import Logits, OpenVinoRuntime, TorchRuntime, executed
+from foveate.deploy.runtimes import Logits, executed
+from foveate.deploy.started import start_in
 from foveate.errors import FoveateError
 from foveate.measure import count, machine, side_by_side
 from foveate.surgery.edit import Edit
@@ -111,11 +110,11 @@ def _compressed(
 ) -> tuple[dict[str, Any], VisionModel]:
     """What `compress` returns, and the last stage."""
     data = open_data(asked.source, seed=asked.seed) if asked.source else None
-    model = _load(asked, data)
+    model = load_for_edits(asked.model, data, size=asked.size, pretrained=asked.pretrained)
     data = data and data.labelled_as(model.labels)
     if data is None and (needing := [type(e).__name__ for e in edits if e.looks_at == "images"]):
         raise FoveateError(f"{needing[0]} decides by real images: give --data")
-    images = _images(model, data, asked.calibration)
+    images = seen_by_edits(model, data, asked.calibration)
     stages, coverage = [("as it was", model)], []
     for text, edit in zip(asked.edits, edits, strict=True):
         told(text)
@@ -201,16 +200,28 @@ def _value(text: str) -> Any:
         return text
 
 
-def _load(asked: Asked, data: Dataset | None) -> VisionModel:
-    if Path(asked.model, "model.json").exists():
-        return _with_preprocessing(load_network(asked.model), asked)
-    if Path(asked.model).is_dir():
-        raise FoveateError(f"{asked.model} is no model's folder, as it has no model.json")
+def load_for_edits(
+    model: str, data: Dataset | None, *, size: int | None = None, pretrained: bool = False
+) -> VisionModel:
+    """What is to be edited.
+
+    Args:
+        model: a model's folder, or an architecture as `foveate.create_model` takes it.
+        data: whose labels an architecture gets.
+        size: side of its images.
+        pretrained: it begins with published weights.
+
+    Raises: FoveateError if there is no such model, or it says nothing of its preprocessing.
+    """
+    if Path(model, "model.json").exists():
+        return _with_preprocessing(load_network(model), model, size)
+    if Path(model).is_dir():
+        raise FoveateError(f"{model} is no model's folder, as it has no model.json")
     labels = data.labels if data else [str(i) for i in range(1000)]
-    return VisionModel.create(asked.model, labels, asked.size, pretrained=asked.pretrained).eval()
+    return VisionModel.create(model, labels, size, pretrained=pretrained).eval()
 
 
-def _with_preprocessing(network: nn.Module, asked: Asked) -> VisionModel:
+def _with_preprocessing(network: nn.Module, name: str, size: int | None) -> VisionModel:
     """A network alone with the preprocessing that it was published with."""
     if isinstance(network, VisionModel):
         return network
@@ -218,32 +229,38 @@ def _with_preprocessing(network: nn.Module, asked: Asked) -> VisionModel:
     classes = getattr(network, "num_classes", None)
     if not isinstance(published, dict) or not isinstance(classes, int):
         raise FoveateError(
-            f"{asked.model} holds a network without labels and preprocessing: save it as a "
+            f"{name} holds a network without labels and preprocessing: save it as a "
             "foveate.VisionModel"
         )
     preprocess = Preprocess(
-        size=asked.size or published.get("input_size", (3, 224, 224))[-1],
+        size=size or published.get("input_size", (3, 224, 224))[-1],
         mean=tuple(published.get("mean", IMAGENET_MEAN)),
         std=tuple(published.get("std", IMAGENET_STD)),
     )
     return VisionModel(network, preprocess, [str(i) for i in range(classes)]).eval()
 
 
-def _images(model: VisionModel, data: Dataset | None, most: int) -> list[Tensor]:
-    """What edits look at: training images, or noise where only shapes matter."""
+def seen_by_edits(
+    model: VisionModel, data: Dataset | None, most: int, batch: int = BATCH
+) -> list[Tensor]:
+    """Batches that edits look at: training images, or noise where only shapes matter.
+
+    Every batch spans the whole split, which may be in the order of the classes.
+    """
     size = model.preprocess.size
     if data is None:
         chance = torch.Generator().manual_seed(0)
         return [torch.rand(2, 3, size, size, generator=chance)]
     split = data.splits["train"]
-    chosen = np.linspace(0, len(split) - 1, min(most, len(split))).astype(int)
-    parts = np.array_split(chosen, -(-len(chosen) // BATCH))
+    chosen = evenly(len(split), most)
+    count = -(-len(chosen) // batch)
+    parts = [chosen[i::count] for i in range(count)]
     return [torch.from_numpy(split_input(split, part, model.preprocess)) for part in parts]
 
 
-def _judges(data: Dataset) -> Split:
-    split = data.splits["val"]
-    return split.subset(np.linspace(0, len(split) - 1, min(JUDGES, len(split))).astype(int))
+def evenly(count: int, most: int) -> np.ndarray:
+    """Indices of so many of `count` at most, evenly taken."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
 
 
 # ---------------------------------------------------------------- figures
@@ -266,7 +283,8 @@ def _figures(
         "same": None,
     }
     if data is not None:
-        found = evaluate(model, _judges(data))
+        split = data.splits["val"]
+        found = evaluate(model, split.subset(evenly(len(split), JUDGES)))
         figures |= {"top1": found.top1, "n": len(found.targets), "logits": found.logits}
     return figures
 
@@ -280,9 +298,9 @@ def _times(models: list[VisionModel], seconds: float) -> tuple[str, list[dict[st
     image = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
     calls: list[Logits]
     try:
-        runtime, calls = "OpenVINO", [_openvino(model) for model in models]
+        runtime, calls = "OpenVINO", [start_in("OpenVINO", model) for model in models]
     except FoveateError:
-        runtime, calls = "PyTorch", [TorchRuntime(model.eval()) for model in models]
+        runtime, calls = "PyTorch", [start_in("PyTorch", model) for model in models]
     named = {str(i): partial(call, image) for i, call in enumerate(calls)}
     times = side_by_side(named, seconds=seconds)
     ways = [executed(call, exported_layers(m)) for call, m in zip(calls, models, strict=True)]
@@ -290,22 +308,6 @@ def _times(models: list[VisionModel], seconds: float) -> tuple[str, list[dict[st
         {"latency_ms": times[name].milliseconds(), "quantised": asdict(way)}
         for name, way in zip(named, ways, strict=True)
     ]
-
-
-def _openvino(model: VisionModel) -> OpenVinoRuntime:
-    """What `foveate export` would write for it, with integers that the model has.
-
-    Raises: FoveateError if the model cannot be written for it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        try:
-            write_onnx(model, path)
-            return OpenVinoRuntime(to_openvino(path))
-        except FoveateError:
-            raise
-        except Exception as error:  # whatever an exporter says of an operation that it lacks
-            raise FoveateError(f"the model cannot be exported: {error}") from error
 
 
 def _compare(stages: list[dict[str, Any]]) -> None:

@@ -122,18 +122,29 @@ def trade(
     *,
     too_slow: Sequence[tuple[str, float]] = (),
     budget: float | None = None,
+    floor: float | None = None,
+    gain_name: str = "top-1",
     keys: Sequence[tuple[str, str]] = (),
 ) -> Html | None:
-    """Accuracy against latency with the Pareto front; those not raced are ticks on the axis."""
+    """Accuracy against latency with the Pareto front; those not raced are ticks on the axis.
+
+    Args:
+        points: what was measured.
+        too_slow: names and latencies of those that were not raced.
+        budget: the most latency that was asked for.
+        floor: the least accuracy that was.
+        gain_name: what the accuracy is called.
+        keys: of the legend, (colour, name).
+    """
     if not points:
         return None
     costs, gains = [p.cost for p in points], [p.gain for p in points]
     all_costs = [*costs, *(cost for _, cost in too_slow), *([budget] if budget else [])]
     frame = axes(
         span(all_costs, log=True),
-        span(gains),
+        span([*gains, *([] if floor is None else [floor])]),
         "latency of one image, ms (log)",
-        "top-1",
+        gain_name,
         y_format=whole_percent,
         log_x=True,
     )
@@ -143,6 +154,7 @@ def trade(
         tag("polyline", points=steps, class_="line front"),
         [_outside(frame, name, cost) for name, cost in too_slow],
         _limit(frame, budget) if budget else None,
+        _floor(frame, floor) if floor is not None else None,
         [
             _dot(frame, p.cost, p.gain, p.kind, f"{p.name}: {percent(p.gain)}, {number(p.cost)} ms")
             for p in points
@@ -179,6 +191,12 @@ def _limit(frame: Axes, budget: float) -> Html:
     x = place(frame.x(budget))
     said = f"{budget:g} ms asked for"
     return tag("line", tag("title", said), x1=x, x2=x, y1=12, y2=frame.y.start, class_="limit")
+
+
+def _floor(frame: Axes, least: float) -> Html:
+    y, x = place(frame.y(least)), frame.x
+    said = f"{percent(least)} asked for"
+    return tag("line", tag("title", said), x1=x.start, x2=x.end, y1=y, y2=y, class_="limit")
 
 
 def bars(

@@ -67,7 +67,7 @@ class Remove(Edit):
             choose: says of groups what is to go.
         """
         with evaluating(model):
-            proof = _Proof.of(model, two(images), self.whole)
+            proof = Proof.of(model, two(images), self.whole)
         channels = proof.channels
         gone = choose(channels.groups)
         self._demand_known(channels.groups, gone)
@@ -215,7 +215,7 @@ def from_ranges(text: str) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Proof:
+class Proof:
     """A network on which removals are tried, before they are made.
 
     Attributes:
@@ -232,7 +232,7 @@ class _Proof:
     tolerance: float
 
     @classmethod
-    def of(cls, model: nn.Module, images: Tensor, whole: bool) -> "_Proof":
+    def of(cls, model: nn.Module, images: Tensor, whole: bool) -> "Proof":
         """Raises: FoveateError if the model's Python cannot be followed."""
         try:
             exact, doubled = copy.deepcopy(model).double(), images.double()

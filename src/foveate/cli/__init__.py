@@ -1,9 +1,7 @@
 """The command line: parse, call one function, print."""
 
 import errno
-import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 import foveate
+from foveate.cli.compress import compress
+from foveate.cli.options import AsJson, milliseconds, print_json
 from foveate.errors import FoveateError
 
 app = typer.Typer(
@@ -37,16 +37,6 @@ app = typer.Typer(
 )
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # typer keeps no public name for it
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
-
-
-def milliseconds(text: str) -> float:
-    """A duration such as 5ms, 0.005s or 5 (milliseconds), in milliseconds."""
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(us|µs|ms|s)?\s*", text)
-    if match is None or float(match[1]) <= 0:
-        raise typer.BadParameter(f"{text!r} is not a duration: write it as 5ms, 800us or 0.01s")
-    return float(match[1]) * {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}[match[2] or "ms"]
 
 
 @app.command()
@@ -102,7 +92,7 @@ def fit(
     )
     facts = run_fit(asked, out, command=_command(), quiet=as_json)
     if as_json and facts:
-        _print_json(facts)
+        print_json(facts)
 
 
 @app.command()
@@ -119,7 +109,7 @@ def look(
 
     summary = open_data(data, seed=seed, max_bad=max_bad).summary()
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
         from foveate.fit import print_look
 
@@ -138,7 +128,7 @@ def predict(
     files = [file for path in images for file in _files(path)]
     predictions = predictor.predict(files)
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"path": str(f), "label": p.label, "probability": round(p.probability, 6)}
                 for f, p in zip(files, predictions, strict=True)
@@ -173,7 +163,7 @@ def evaluate(
         )
     result = {"format": predictor.format, "split": split, **predictor.evaluate(splits[split])}
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     console = Console()
     console.print(
@@ -228,69 +218,13 @@ def export(
             told=lambda text: status.update(text),
         )
     if as_json:
-        _print_json({"chosen": made.chosen, "formats": made.formats})
+        print_json({"chosen": made.chosen, "formats": made.formats})
     else:
         print_formats(made.formats, console)
         console.print(f"use it: foveate predict {out} IMAGE", soft_wrap=True)
 
 
-@app.command()
-def compress(
-    model: Annotated[str, typer.Argument(help="A model's folder, or an architecture.")],
-    edit: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME or NAME:field=value,…, in order; `list` names those there are."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the compressed model.")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Images with labels: for edits to look at, and to judge on.")
-    ] = None,
-    guard: Annotated[
-        float | None, typer.Option(help="Points of accuracy that the edits may cost.")
-    ] = None,
-    calibration: Annotated[int, typer.Option(help="Images that edits look at, at most.")] = 256,
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="An architecture has published weights.")
-    ] = False,
-    size: Annotated[int | None, typer.Option(help="Side of an architecture's images.")] = None,
-    seconds: Annotated[float, typer.Option(help="For each timing, about.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Decides the split where the data has none.")] = 0,
-    coverage: Annotated[
-        bool, typer.Option("--coverage", help="Say of every part what was done, or why not.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Edit a model, and say what that did to accuracy, size, arithmetic and time."""
-    from foveate import compress as compressing
-    from foveate.surgery.replay import edits
-
-    if edit == ["list"]:
-        for name, kind in edits().items():
-            Console().print(f"{name}: {(kind.__doc__ or '').splitlines()[0]}", highlight=False)
-        return
-    asked = compressing.Asked(
-        model=model,
-        edits=tuple(edit or ()),
-        out=out,
-        source=data,
-        guard=guard,
-        calibration=calibration,
-        pretrained=pretrained,
-        size=size,
-        seconds=seconds,
-        seed=seed,
-    )
-    console = Console(quiet=as_json, highlight=False)
-    with console.status("loading") as status:
-        facts = compressing.compress(asked, told=status.update)
-    if as_json:
-        _print_json(facts)
-        return
-    if coverage:
-        compressing.print_coverage(facts, console)
-    console.print(compressing.table(facts))
-    if out:
-        console.print(f"export it: foveate export {out} DATA --out FOLDER", soft_wrap=True)
+app.command()(compress)
 
 
 @app.command()
@@ -313,7 +247,7 @@ def models(
     """List the architectures that --model accepts."""
     names = foveate.list_models(pattern)
     if as_json:
-        _print_json(names)
+        print_json(names)
     elif names:
         Console().print("\n".join(names), soft_wrap=True, highlight=False)
     else:
@@ -393,7 +327,7 @@ def profile(
     words = profiling.explain(facts)
     write_page(profile_page(facts, words), out)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     console.print(profiling.runtimes_table(facts))
     for sentence in words:
@@ -423,7 +357,7 @@ def compare(
 
     if not names:
         known = list(comparing.mixers())
-        _print_json(known) if as_json else Console().print("\n".join(known), highlight=False)
+        print_json(known) if as_json else Console().print("\n".join(known), highlight=False)
         return
     asked = comparing.Asked(
         mixers=tuple(names),
@@ -440,7 +374,7 @@ def compare(
         facts = comparing.compare(asked, told=status.update)
     write_page(comparison_page(facts), out)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     table = Table("mixer", "top-1", "behind the best", "latency", "params", "MACs")
     for row in facts["mixers"]:
@@ -505,7 +439,7 @@ def reproduce(
     page = write_page(claims.claims_page(claims.read_results(out)), out.with_suffix(".md"))
     console.print(f"[dim]{out}, {page}[/dim]")
     if as_json:
-        _print_json(rows)
+        print_json(rows)
 
 
 def _verdict(row: dict[str, Any]) -> Text:
@@ -546,10 +480,6 @@ def _command() -> str:
     import shlex
 
     return shlex.join(["foveate", *sys.argv[1:]])
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 OF_THE_MACHINE = {
