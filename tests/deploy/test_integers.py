@@ -11,7 +11,7 @@ from foveate.deploy import Search, export, fastest, load, load_fastest
 from foveate.deploy.executed import Executed
 from foveate.deploy.formats import leanest, save_openvino, to_openvino, write_program
 from foveate.deploy.runtimes import OnnxRuntime, OpenVinoRuntime, executed
-from foveate.surgery.exported import exportable, exported_layers
+from foveate.surgery.exported import Codes, exportable, exported_layers
 from foveate.surgery.quant_whitepaper import Quantise
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate
 from foveate.surgery.storage import Store
@@ -95,7 +95,7 @@ class Written:
 
 def demand_parity(written, steps, step):
     for given in written.given:
-        assert np.abs(given - written.expected).max() <= steps * step
+        assert np.abs(given - written.expected).max() <= (steps + 0.01) * step
         assert (given.argmax(1) == written.expected.argmax(1)).mean() > 0.9
 
 
@@ -123,14 +123,14 @@ def test_both_runtimes_compute_the_integers(net, images, tmp_path, edits, not_in
     written = Written(model, images, tmp_path)
     assert written.layers == LAYERS
     assert written.floats() == [[], not_in_openvino]
-    demand_parity(written, 3, last_step(model))
+    demand_parity(written, 4, last_step(model))
 
 
 def test_lean_graphs_keep_integers(net, images, tmp_path):
     model = edited(net, images, Simulate())
     written = Written(model, images, tmp_path, make_lean=True)
     assert written.floats() == [[], []]
-    demand_parity(written, 3, last_step(model))
+    demand_parity(written, 4, last_step(model))
 
 
 def test_layers_of_tokens(images, tmp_path):
@@ -139,7 +139,7 @@ def test_layers_of_tokens(images, tmp_path):
     written = Written(model, images, tmp_path)
     assert written.layers == ["embed", "up", "down", "head"]
     assert written.floats() == [[], []]
-    demand_parity(written, 3, last_step(model))
+    demand_parity(written, 4, last_step(model))
 
 
 def test_files_hold_codes(net, images, tmp_path):
@@ -164,20 +164,22 @@ def test_a_grid_stands_once(net, images, tmp_path):
     """Whoever takes what is on a grid already puts it there in its own right, in vain."""
     written = Written(edited(net, images, Quantise()), images, tmp_path)
     kinds = [node.op_type for node in written.graph.node]
-    # all outputs, the image, what the pool makes, the sum, the mean, and GELU's
+    # all outputs, the image, what the pool makes, the mean, and what GELU makes
     assert kinds.count("QuantizeLinear") == len(LAYERS) + 4
-    assert "Clip" not in kinds[:-1] or kinds.count("Clip") == 1  # ReLU6 of the sum
+    assert "Relu" not in kinds
+    assert kinds.count("Clip") == 1  # of the sum
 
 
 @pytest.mark.parametrize("edit", [Store(group=24), Store(bits=8, group=None)])
 def test_weights_alone(net, images, tmp_path, edit):
     """Numbers are exact, files small, and no runtime is said to compute in integers."""
-    written = Written(edited(net, images, edit), images, tmp_path)
+    model = edited(net, images, edit)
+    written = Written(model, images, tmp_path)
     assert written.floats() == [LAYERS, LAYERS]
     demand_parity(written, 1, 1e-4)
-    weights = sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear))
-    share = 1.0 if edit.bits == 8 else 0.5 + 5 / 24
-    assert written.bytes[1] < share * weights + 4000
+    stored = [m for m in exportable(model).modules() if isinstance(m, Codes)]
+    codes, rows = (sum(getattr(m, part).numel() for m in stored) for part in ("codes", "scale"))
+    assert written.bytes[1] < codes * edit.bits / 8 + 8 * rows + 1000
 
 
 def test_a_layer_called_twice_is_in_integers_if_both_calls_are(monkeypatch):

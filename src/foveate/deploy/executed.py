@@ -12,7 +12,7 @@ from foveate.errors import require
 
 OPENVINO_KINDS = ("Convolution", "FullyConnected", "MatMul", "Gemm")
 SCALED_BEHIND = "/DequantizationMultiply"
-"""OpenVINO's name for what brings a layer's integers back to floats; it has the layer's before."""
+"""What OpenVINO adds to a layer's name for what turns the integers that it gives to floats."""
 ONNX_KINDS = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 ONNX_KINDS += ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 
@@ -44,13 +44,10 @@ def by_openvino(compiled: Any) -> list[str]:
     for op in compiled.get_runtime_model().get_ordered_ops():
         facts = {key: value.astype(str) for key, value in op.get_rt_info().items()}
         names = facts["originalLayersNames"].split(",")
-        if not facts["primitiveType"].endswith("_I8"):
-            # the only sure sign: a FullyConnected's precision, for one, may be its weights' alone
-            continue
-        if facts["layerType"] in OPENVINO_KINDS:
-            found += names
-        elif facts["layerType"] == "Subgraph":  # several small layers in one
+        if facts["layerType"] == "Subgraph":  # several small layers in one
             found += [name for name in names if name.endswith(SCALED_BEHIND)]
+        elif facts["layerType"] in OPENVINO_KINDS and facts["primitiveType"].endswith("_I8"):
+            found += names  # the kernel says it: a precision may be that of weights alone
     return found
 
 

@@ -8,6 +8,7 @@ plain arithmetic with its codes, which ONNX Runtime computes once, when it loads
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,12 @@ def finish(model: Any) -> None:
 
     Layers get the names that the network has them by.
     """
-    nodes = [node for node in model.graph if node.op_type == "DequantizeLinear"]
-    for node in nodes:
-        if not node.inputs[0].is_initializer():
-            _drop_repeated(node)
+    for node in model.graph:
+        if node.op_type in ("Relu", "Clip", "DequantizeLinear"):
+            _drop_idle(node)
     named: set[str] = set()
-    for node in nodes:
-        if (node.inputs[0].name or "").endswith(CODES):
+    for node in list(model.graph):
+        if node.op_type == "DequantizeLinear" and (node.inputs[0].name or "").endswith(CODES):
             _finish_weight(model.graph, node, named)
 
 
@@ -65,58 +65,94 @@ def layer_name(node_name: str) -> str:
     return re.split("[:/]", node_name)[0]
 
 
-def _drop_repeated(node: Any) -> None:
-    """Leave out a grid that stands on the same grid."""
-    taken = _grid(node)
-    if taken is None:
-        return
-    before = taken[0].producer()
-    if before is None or before.op_type != "DequantizeLinear" or before.inputs[0].is_initializer():
-        return
-    given = _grid(before)
-    if given and all(np.array_equal(a, b) for a, b in zip(taken[1], given[1], strict=True)):
-        node.outputs[0].replace_all_uses_with(before.outputs[0])
+@dataclass(frozen=True)
+class _Grid:
+    """What a DequantizeLinear of activations rounds, and the grid."""
+
+    rounded: Any
+    scale: float
+    zero: int
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, value: Any) -> "_Grid | None":
+        """The grid that a value lies on, or None."""
+        node = value.producer()
+        if node is None or node.op_type != "DequantizeLinear" or node.inputs[0].is_initializer():
+            return None
+        scale, zero = (part.const_value.numpy() for part in node.inputs[1:])
+        ends, made = np.iinfo(zero.dtype), node.inputs[0].producer()
+        low, high = ends.min, ends.max
+        if made.op_type == "Clip":
+            low, high = (int(part.const_value.numpy()) for part in made.inputs[1:])
+            made = made.inputs[0].producer()
+        return cls(made.inputs[0], float(scale), int(zero), low, high)
+
+    def ends(self) -> tuple[float, float]:
+        return (self.low - self.zero) * self.scale, (self.high - self.zero) * self.scale
 
 
-def _grid(node: Any) -> tuple[Any, list[np.ndarray]] | None:
-    """What a DequantizeLinear's grid is put around, and all numbers that the grid has."""
-    numbers = [value.const_value.numpy() for value in node.inputs[1:]]
-    made = node.inputs[0].producer()
-    if made is not None and made.op_type == "Clip":
-        numbers += [value.const_value.numpy() for value in made.inputs[1:]]
-        made = made.inputs[0].producer()
-    if made is None or made.op_type != "QuantizeLinear":
-        return None
-    return made.inputs[0], numbers
+def _drop_idle(node: Any) -> None:
+    """Leave out an activation or a grid that changes nothing of what is on a grid already."""
+    own, taken = _Grid.of(node.outputs[0]), node.inputs[0]
+    if own is not None:
+        taken = own.rounded
+    grid = _Grid.of(taken) if taken is not None else None
+    if grid is None:
+        return
+    if own is not None:
+        idle = replace(own, rounded=None) == replace(grid, rounded=None)
+    else:
+        ends = [part.const_value for part in node.inputs[1:] if part is not None]
+        low, high = [0.0, np.inf] if node.op_type == "Relu" else [float(e.numpy()) for e in ends]
+        lowest, highest = grid.ends()
+        idle = low <= lowest and highest <= high * (1 + 1e-6)
+    if idle:
+        node.outputs[0].replace_all_uses_with(taken)
 
 
 def _finish_weight(graph: Any, node: Any, named: set[str]) -> None:
     """Write the weight that a DequantizeLinear makes as its layer needs it, and name the layer."""
     from onnx_ir import DataType
 
-    codes, layer = node.inputs[0], _layer(node)
+    codes, scale, zero = node.inputs
+    layer = _layer(node)
     if layer is not None:
         name = codes.name.removesuffix(CODES)
         layer.name = f"{name}:{len(named)}" if name in named else name
         named.add(layer.name)
-    values, scale, zero = (value.const_value.numpy() for value in node.inputs)
-    small = _in_four_bits(values)
-    stored = codes if small is None else _constant(graph, f"{codes.name}.packed", small)
-    if layer is not None and _comes_from_grid(layer.inputs[0]):
-        if small is not None:
-            node.replace_input_with(0, _insert(graph, node, "Cast", [stored], to=codes.dtype))
+    zeros = zero.const_value.numpy()
+    if layer is not None and _Grid.of(layer.inputs[0]) is not None:
+        stored = _stored(graph, codes)
+        if stored is not codes:
+            stored = _insert(graph, node, "Cast", [stored], to=codes.dtype)
+        grid = [scale]
+        if zeros.any() or layer.op_type != "Conv":
+            # ONNX Runtime wants them there; OpenVINO wants none that two kinds of layers share
+            grid.append(_constant(graph, f"{codes.name}.zero", zeros))
+        weight = _insert(graph, node, "DequantizeLinear", [stored, *grid], axis=0)
     else:
-        sides = (-1, *[1] * (values.ndim - 1)) if scale.ndim else ()
-        weight = _insert(graph, node, "Cast", [stored], to=DataType.FLOAT)
-        for kind, numbers in (("Sub", zero), ("Mul", scale)):
-            if numbers.any():
-                numbers = numbers.astype(np.float32).reshape(sides)
-                other = _constant(graph, f"{codes.name}.{kind.lower()}", numbers)
-                weight = _insert(graph, node, kind, [weight, other])
-        node.outputs[0].replace_all_uses_with(weight)
-        graph.remove(node, safe=True)
-    if not codes.uses():
-        graph.initializers.pop(codes.name)
+        numbers = [_insert(graph, node, "Cast", [_stored(graph, codes)], to=DataType.FLOAT)]
+        sides = (-1, *[1] * (len(codes.shape) - 1)) if zeros.ndim else ()
+        if zeros.any():
+            zeros = zeros.reshape(sides).astype(np.float32)
+            numbers.append(_constant(graph, f"{codes.name}.zero", zeros))
+            numbers = [_insert(graph, node, "Sub", numbers)]
+        steps = scale.const_value.numpy().reshape(sides)
+        numbers.append(_constant(graph, f"{codes.name}.scale", steps))
+        weight = _insert(graph, node, "Mul", numbers)
+    node.outputs[0].replace_all_uses_with(weight)
+    graph.remove(node, safe=True)
+    for value in (codes, scale, zero):
+        if not value.uses() and value.name in graph.initializers:
+            graph.initializers.pop(value.name)
+
+
+def _stored(graph: Any, codes: Any) -> Any:
+    """Codes, in 4 bits if they fit."""
+    small = _in_four_bits(codes.const_value.numpy())
+    return codes if small is None else _constant(graph, f"{codes.name}.packed", small)
 
 
 def _layer(node: Any) -> Any:
@@ -125,11 +161,6 @@ def _layer(node: Any) -> Any:
     while len(uses) == 1 and uses[0].op_type in WEIGHT_MOVES:
         uses = [use.node for use in uses[0].outputs[0].uses()]
     return uses[0] if len(uses) == 1 and uses[0].op_type in LAYERS else None
-
-
-def _comes_from_grid(value: Any) -> bool:
-    made = value.producer()
-    return made is not None and made.op_type == "DequantizeLinear"
 
 
 def _in_four_bits(codes: np.ndarray) -> np.ndarray | None:
@@ -171,16 +202,18 @@ def pack(model: Any) -> None:
 
     They become int8, around zero, when the model is compiled, and so integer layers.
     """
+    openvino = require("openvino", "deploy")
     for convert in model.get_ordered_ops():
         if convert.get_type_name() == "Convert":
-            codes = convert.input_value(0).get_node()
-            if codes.get_type_name() == "Constant" and len(codes.output(0).shape) > 1:
-                _pack_one(convert, codes.get_data())
+            codes, kinds = convert.input_value(0), (openvino.Type.i8, openvino.Type.u8)
+            is_constant = codes.get_node().get_type_name() == "Constant"
+            if is_constant and codes.get_element_type() in kinds and len(codes.get_shape()) > 1:
+                _pack_one(convert, codes.get_node().get_data())
 
 
 def _pack_one(convert: Any, codes: np.ndarray) -> None:
     ops = require("openvino", "deploy").opset13
-    if codes.dtype not in (np.int8, np.uint8) or _in_four_bits(codes) is None:
+    if _in_four_bits(codes) is None:
         return
     centred = ops.convert(_constant_of_four_bits(codes), "i8")
     last = convert

@@ -107,7 +107,9 @@ class OpenVinoRuntime:
         self._core = openvino.Core()
         self._tensor = partial(openvino.Tensor, shared_memory=True)
         self._model = self._core.read_model(model) if isinstance(model, Path) else model
-        self._options = {"INFERENCE_PRECISION_HINT": precision}
+        # or linear layers with small weights would round what they take, as nobody asked for
+        exact = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+        self._options = {"INFERENCE_PRECISION_HINT": precision, **exact}
         self._batch = batch
         self._streams = streams
         self._threads = threads
