@@ -230,7 +230,7 @@ class Search:
 
     def _try(self, choice: Choice) -> Trial:
         if choice not in self.trials:
-            self._told(f"composition {len(self.trials) + 1}")
+            self._told(f"composition {len(self.trials) + 1}{', training' * choice.tuned}")
             self.trials[choice] = self._measured(choice)
             best = {trial.choice for trial in front(list(self.trials.values()))} | {Choice()}
             self.programs = {c: p for c, p in self.programs.items() if c in best}
