@@ -91,7 +91,7 @@ def test_no_time_leaves_the_model_as_it_was(trained, digits, in_pytorch):
     assert [row["name"] for row in found.facts["trials"]] == ["as it was"]
     assert found.met
     assert lineage(found.model) == []
-    assert "The budget of 0.5 seconds ended the search" in found.words[-1]
+    assert "ended by the budget of 0.5 seconds" in found.words[-1]
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def facts(*trials, met=True, lineage=(), **asked):
         "no_openvino": "",
         "judged": {"split": "val", "n": 2000},
         "seconds": 60.0,
-        "searched_out": True,
+        "cut_short": "",
         "sensitivities": [],
         "refused": [],
         "trials": [row("as it was", 4.0, 0.0), *trials],
@@ -166,7 +166,7 @@ def test_caveats():
     found = facts(best(), failed)
     found["refused"] = [{"edit": "Remove", "why": "its Python cannot be followed"}]
     found["no_openvino"] = "it is not installed"
-    found["searched_out"] = False
+    found["cut_short"] = "the keyboard"
     lost = {"points": 2.5, "low": 1, "high": 4}
     part = {"edit": "Remove", "part": "stem", "how": "4 of 8 channels", "lost": lost}
     found["sensitivities"] = [{**part, "divergence": 0.2, "why": ""}]
@@ -175,7 +175,7 @@ def test_caveats():
     assert "Remove was left out: its Python cannot be followed." in text
     assert "Not made or run: 4-bit weights; the first because it cannot run." in text
     assert "Judged and timed in PyTorch, eager: it is not installed." in text
-    assert "The budget of 600 seconds ended the search" in text
+    assert "The search was ended by the keyboard: more may find better." in text
     assert "What costs most alone: losing 4 of 8 channels in stem (2.50 points)." in text
 
 

@@ -127,7 +127,7 @@ def guide(
         "no_openvino": bench.no_openvino,
         "judged": {"split": "val" if split is data.splits["val"] else "train", "n": len(images)},
         "seconds": budget.spent,
-        "searched_out": search.searched_out,
+        "cut_short": search.cut_short,
         "sensitivities": [_flat(row) for row in sensitivities],
         "refused": refused,
         "trials": rows,

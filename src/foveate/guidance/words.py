@@ -219,9 +219,6 @@ def _caveats(facts: dict[str, Any]) -> list[str]:
         said.append(f"Not made or run: {listed}; the first because {failed[0]['why']}.")
     if facts["no_openvino"]:
         said.append(f"Judged and timed in PyTorch, eager: {facts['no_openvino']}.")
-    if not facts["searched_out"]:
-        said.append(
-            f"The budget of {facts['asked']['budget']:g} seconds ended the search: more may find "
-            "better."
-        )
+    if facts["cut_short"]:
+        said.append(f"The search was ended by {facts['cut_short']}: more may find better.")
     return said
