@@ -1,6 +1,7 @@
-"""A stopwatch that looks at no clock."""
+"""A stopwatch that looks at no clock, and a network to look at."""
 
 import torch
+from torch import nn
 
 from foveate.measure import Timing, count
 from foveate.surgery.storage import StoredLayer
@@ -17,3 +18,12 @@ def _time(model, faster):
     if any(isinstance(module, StoredLayer) for module in model.modules()):
         seconds *= faster
     return Timing(seconds, 0.99 * seconds, 1.01 * seconds, 10)
+
+
+def small_net():
+    """Three convolutions with their norms."""
+    layers = []
+    for inputs, outputs, stride in ((3, 16, 2), (16, 16, 1), (16, 32, 2)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)]
+        layers += [nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from counting_watch import counted
+from counting_watch import counted, small_net
 
 from foveate import FoveateError, VisionModel, load_model, save
 from foveate.cli import main
@@ -22,7 +22,7 @@ from foveate.train import evaluate
 pytest.importorskip("optuna")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-SHORT = {"tries": 8, "probes": 40, "calibration": 32}
+SHORT = {"tries": 6, "probes": 40, "calibration": 32}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def guided(trained, digits):
 def test_the_chosen_one_is_what_its_row_says(guided, trained, digits, tmp_path):
     assert guided.met
     best = next(row for row in guided.facts["trials"] if row["chosen"])
-    assert len(guided.facts["trials"]) <= 8
+    assert len(guided.facts["trials"]) <= 6
     assert [step["edit"] for step in lineage(guided.model)] == best["edits"]
     split = digits.splits["val"]
     before, after = evaluate(trained, split), evaluate(guided.model, split)
@@ -49,7 +49,7 @@ def test_the_chosen_one_is_what_its_row_says(guided, trained, digits, tmp_path):
     images = torch.from_numpy(split_input(split, np.arange(8), trained.preprocess))
     with torch.no_grad():
         torch.testing.assert_close(
-            load_model(tmp_path / "small")(images), guided.model(images), rtol=0, atol=0
+            load_model(tmp_path / "small", small_net)(images), guided.model(images), rtol=0, atol=0
         )
 
 
@@ -58,13 +58,14 @@ def test_facts_are_whole(guided):
     edits = {row["edit"] for row in facts["sensitivities"]}
     assert {"Remove", "Simulate", "Store"} <= edits
     assert facts["runtime"] == "PyTorch"
-    assert facts["held_out"]["images"] > 100
+    assert facts["held_out"]["images"] == 60
     assert guided.words == facts["words"]
     assert facts["words"][0].startswith("Chosen of ")
     assert front_table(facts).row_count >= 2
     assert sum(row["chosen"] for row in facts["trials"]) == 1
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything(guided, trained, digits, in_pytorch):
     again = guide(trained, digits, Wish(guard=3.0, **SHORT), **in_pytorch)
     differing = {"machine"}
@@ -73,7 +74,9 @@ def test_the_seed_decides_everything(guided, trained, digits, in_pytorch):
 
 
 def test_what_cannot_be_met_gives_the_nearest(trained, digits, in_pytorch):
-    found = guide(trained, digits, Wish(guard=0.5, latency_ms=1e-6, **SHORT), **in_pytorch)
+    found = guide(
+        trained, digits, Wish(guard=0.5, latency_ms=1e-6, **{**SHORT, "tries": 4}), **in_pytorch
+    )
     assert not found.met
     best = next(row for row in found.facts["trials"] if row["chosen"])
     assert best["figures"]["lost"]["points"] <= 0.5
@@ -88,7 +91,7 @@ def test_no_time_leaves_the_model_as_it_was(trained, digits, in_pytorch):
     assert [row["name"] for row in found.facts["trials"]] == ["as it was"]
     assert found.met
     assert lineage(found.model) == []
-    assert "The budget of 0.5 seconds ended the search" in found.words[-1]
+    assert "ended by the budget of 0.5 seconds" in found.words[-1]
 
 
 @pytest.mark.slow
@@ -112,7 +115,9 @@ def test_tuning_wins_back_what_channels_took(trained, digits, in_pytorch):
 def test_agreement_needs_no_right_labels(trained, digits, in_pytorch):
     wrong = {name: split.relabelled(split.targets * 0) for name, split in digits.splits.items()}
     data = type(digits)(**{**vars(digits), "splits": wrong})
-    found = guide(trained, data, Wish(by="agreement", **SHORT), **in_pytorch)
+    found = guide(
+        trained, data, Wish(by="agreement", guard=60.0, **{**SHORT, "tries": 3}), **in_pytorch
+    )
     assert found.facts["trials"][0]["figures"]["right"] == 1
     assert "points of agreement" in " ".join(found.words)
 
@@ -145,8 +150,8 @@ def test_nothing_can_be_edited(digits, in_pytorch):
 
 
 def test_a_stored_model_says_what_is_left_out(trained, digits, in_pytorch):
-    stored, _ = Store(bits=8).apply(trained)
-    found = guide(stored, digits, Wish(**SHORT), **in_pytorch)
+    stored, _ = Store(bits=8, skip=("backbone.0",)).apply(trained)
+    found = guide(stored, digits, Wish(**{**SHORT, "tries": 2}), **in_pytorch)
     refused = {row["edit"] for row in found.facts["refused"]}
     assert {"Remove", "Simulate"} <= refused
 
@@ -160,15 +165,18 @@ def run(capsys, monkeypatch, *words):
 
 
 @pytest.mark.slow
-def test_in_the_terminal(trained, tmp_path, capsys, monkeypatch):
-    save(trained, tmp_path / "model")
-    words = [tmp_path / "model", "--auto", "--data", "digits", "--guard", "3", "--tries", "4"]
+@pytest.mark.filterwarnings("ignore")
+def test_in_the_terminal(digits, tmp_path, capsys, monkeypatch):
+    """Untrained, and in OpenVINO where that is installed."""
+    model = VisionModel.create("sprint_s", digits.labels, 16).eval()
+    save(model, tmp_path / "model")
+    words = [tmp_path / "model", "--auto", "--data", "digits", "--guard", "3", "--tries", "3"]
     words += ["--seconds", "0.02", "--calibration", "32", "--out", tmp_path / "small"]
-    words += ["--page", tmp_path / "page.html"]
+    words += ["--page", tmp_path / "page.html", "--budget", "60"]
     code, out, err = run(capsys, monkeypatch, *words, "--latency", "10s")
     assert code == 0, err
     assert "points lost" in out
-    assert load_model(tmp_path / "small").labels == trained.labels
+    assert load_model(tmp_path / "small").labels == model.labels
     assert "Chosen of" in (tmp_path / "page.html").read_text("utf-8")
     (tmp_path / "page.html").unlink()
     code, out, err = run(capsys, monkeypatch, *words, "--latency", "1us")
@@ -176,7 +184,7 @@ def test_in_the_terminal(trained, tmp_path, capsys, monkeypatch):
     assert "no composition of edits meets --latency and --guard" in " ".join(err.split())
     assert "None of" in out
     assert (tmp_path / "page.html").exists()
-    assert load_model(tmp_path / "small-nearest").labels == trained.labels
+    assert load_model(tmp_path / "small-nearest").labels == model.labels
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"model", "small", "small-nearest", "page.html"}
 

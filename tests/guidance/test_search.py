@@ -166,11 +166,24 @@ def test_time_ends_the_search_but_not_the_answer():
     clock = itertools.count()
     search = searched(Wish(tries=40), seconds=20, now=lambda: float(next(clock)))
     assert 1 < len(search.trials) < 20
-    assert not search.searched_out
-    assert searched(Wish(tries=10)).searched_out
+    assert search.cut_short == "the budget of 600 seconds"
+    assert searched(Wish(tries=10)).cut_short == ""
     spent = searched(Wish(), seconds=1e-9, now=lambda: float(next(clock)))
     assert list(spent.trials) == [Choice()]
     assert spent.finalists == [spent.original]
+
+
+def test_the_keyboard_ends_the_search_but_not_the_answer():
+    class Stopped(Formula):
+        def start(self, model):
+            if model.choice.removed == 30:
+                raise KeyboardInterrupt
+            return super().start(model)
+
+    search = Search(Plane(), Stopped(), Wish(), Budget(1e9, lambda: 0.0))
+    search.run()
+    assert search.cut_short == "the keyboard"
+    assert {t.choice.numbers for t in search.finalists} == {"int8", "float32"}
 
 
 def test_tuning_takes_those_that_are_fast_enough_and_lose_too_much():

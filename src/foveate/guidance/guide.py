@@ -34,6 +34,7 @@ from foveate.guidance.wish import Budget, Wish
 from foveate.guidance.words import explain
 from foveate.measure import machine
 from foveate.ops.merge import is_mergeable, merge
+from foveate.surgery.channels.remove import Remove
 from foveate.surgery.lineage import lineage
 from foveate.train import Recipe, train
 from foveate.train.gpusq_vit import DistilFromDense
@@ -126,7 +127,7 @@ def guide(
         "no_openvino": bench.no_openvino,
         "judged": {"split": "val" if split is data.splits["val"] else "train", "n": len(images)},
         "seconds": budget.spent,
-        "searched_out": search.searched_out,
+        "cut_short": search.cut_short,
         "sensitivities": [_flat(row) for row in sensitivities],
         "refused": refused,
         "trials": rows,
@@ -166,7 +167,10 @@ def _looked_at(
     found: list[Widths] = []
 
     def widths() -> list[Sensitivity]:
+        Remove().demand_weights(model)
         found.append(Widths(model, batches[0], probe, partial(budget.has, LOOKING / 2)))
+        if not found[0].rows:
+            raise FoveateError("no channel of it can go")
         return found[0].rows
 
     # numbers are rounded in merged layers, so these are the ones whose sensitivity counts

@@ -91,7 +91,7 @@ class Search:
     Attributes:
         trials: by composition; the first is the original.
         programs: of the trials on the front.
-        searched_out: whether the tries ended it, or that nothing was left to try, and not time.
+        cut_short: what ended it before its tries did, and before nothing was left to try, or "".
     """
 
     def __init__(
@@ -106,15 +106,18 @@ class Search:
         self._wish, self._budget, self._told = wish, budget, told
         self.trials: dict[Choice, Trial] = {}
         self.programs: dict[Choice, Started] = {}
-        self.searched_out = True
+        self.cut_short = ""
 
     def run(self) -> None:
-        """Propose, tune where that is wanted, and look around the best."""
+        """Propose, tune where that is wanted, and look around the best; Ctrl-C ends that early."""
         self._try(Choice())  # even if there is time for nothing else
-        self._propose()
-        if self._wish.tune:
-            self._tune()
-        self._look_around()
+        try:
+            self._propose()
+            if self._wish.tune:
+                self._tune()
+            self._look_around()
+        except KeyboardInterrupt:
+            self.cut_short = "the keyboard"
         self._time_the_front()
 
     @property
@@ -212,8 +215,10 @@ class Search:
 
     def _has(self, share: float) -> bool:
         """Whether there is time left for more."""
-        self.searched_out = self.searched_out and self._budget.has(share)
-        return self._budget.has(share)
+        if self._budget.has(share):
+            return True
+        self.cut_short = f"the budget of {self._wish.budget:g} seconds"
+        return False
 
     def _time_the_front(self) -> None:
         """Time those on the front in turns, so that their order is sure."""
@@ -230,7 +235,7 @@ class Search:
 
     def _try(self, choice: Choice) -> Trial:
         if choice not in self.trials:
-            self._told(f"composition {len(self.trials) + 1}")
+            self._told(f"composition {len(self.trials) + 1}{', training' * choice.tuned}")
             self.trials[choice] = self._measured(choice)
             best = {trial.choice for trial in front(list(self.trials.values()))} | {Choice()}
             self.programs = {c: p for c, p in self.programs.items() if c in best}

@@ -101,16 +101,17 @@ class Space:
         return replace(choice, floats=choice.floats if choice.floats < most else 0)
 
     def anchors(self) -> Iterator[Choice]:
-        """What is tried first: each edit alone, and the strongest together."""
-        removed = self.levels["removed"]
-        coarse = removed[3::2]
-        for numbers in self.levels["numbers"]:
-            yield Choice(numbers=numbers)
-        for share in coarse:
-            yield Choice(removed=share)
-        if "int8" in self.levels["numbers"]:
-            for share in coarse:
-                yield Choice(removed=share, numbers="int8")
+        """What is tried first: the strongest edits alone and together, and then the others."""
+        numbers = self.levels["numbers"]
+        coarse = self.levels["removed"][2::2]
+        yield Choice()
+        for kind in ("int8", "float32"):
+            if kind in numbers:
+                yield Choice(numbers=kind)
+                for share in coarse:
+                    yield Choice(removed=share, numbers=kind)
+        for kind in numbers:
+            yield Choice(numbers=kind)
 
     def neighbours(self, choice: Choice) -> list[Choice]:
         """Compositions one step away: a field one level up or down, or numbers of another kind."""

@@ -7,6 +7,8 @@ from rich.table import Table
 from foveate.report.guidance import Row, lost, milliseconds, on_the_front, points, right
 from foveate.report.html import number, percent, short
 
+COSTS = {"Remove": "losing", "Simulate": "8 bits in", "Store": "4-bit weights in"}
+
 
 def explain(facts: dict[str, Any]) -> list[str]:
     """Sentences: what was done and gained and lost, why that and not its neighbours, what binds.
@@ -46,13 +48,14 @@ def front_table(facts: dict[str, Any]) -> Table:
 
 
 def _outcome(facts: dict[str, Any], best: Row) -> str:
-    count = sum(row["figures"] is not None for row in facts["trials"])
+    found = sum(row["figures"] is not None for row in facts["trials"])
+    count = f"{found} compositions" if found > 1 else "1 composition"
     asked = _asked(facts)
     if not facts["met"]:
-        return f"None of {count} compositions {asked}; the nearest that keeps the guard is this."
+        return f"None of {count} {asked}; the nearest that keeps the guard is {best['name']}."
     if not best["edits"]:
-        return f"Of {count} compositions, the model as it was serves best: no edit is needed."
-    return f"Chosen of {count} compositions, as it {asked}: {best['name']}."
+        return f"Of {count}, the model as it was serves best: no edit is needed."
+    return f"Chosen of {count}, as it {asked}: {best['name']}."
 
 
 def _asked(facts: dict[str, Any]) -> str:
@@ -77,7 +80,7 @@ def _done(facts: dict[str, Any], best: Row) -> list[str]:
         gone = steps["Remove"]["fields"]["gone"]
         most = sorted(gone, key=lambda name: -len(gone[name]))[:3]
         listed = ", ".join(f"{len(gone[name])} of {short(name, 40)}" for name in most)
-        more = f" and {len(gone) - len(most)} others" if len(gone) > len(most) else ""
+        more = f" and {len(gone) - len(most)} more groups" if len(gone) > len(most) else ""
         share = 1 - best["figures"]["macs"] / original["macs"]
         said.append(
             f"{share:.0%} of the multiply-adds went with channels, where they cost least: "
@@ -198,14 +201,13 @@ def _against(row: Row, best: Row, facts: dict[str, Any]) -> str:
 
 def _sensitive(facts: dict[str, Any]) -> str:
     said = []
-    for edit, words in (("Remove", "losing channels"), ("Simulate", "8 bits"), ("Store", "4 bits")):
+    for edit, words in COSTS.items():
         rows = [row for row in facts["sensitivities"] if row["edit"] == edit and row["lost"]]
         if rows:
             worst = max(rows, key=lambda row: row["divergence"])
-            said.append(
-                f"{words} in {short(worst['part'], 40)} ({worst['lost']['points']:.2f} points"
-                f" with {worst['how']})"
-            )
+            how = f"{worst['how']} in " if edit == "Remove" else ""
+            loss = worst["lost"]["points"]
+            said.append(f"{words} {how}{short(worst['part'], 40)} ({loss:.2f} points)")
     return f"What costs most alone: {'; '.join(said)}." if said else ""
 
 
@@ -217,9 +219,6 @@ def _caveats(facts: dict[str, Any]) -> list[str]:
         said.append(f"Not made or run: {listed}; the first because {failed[0]['why']}.")
     if facts["no_openvino"]:
         said.append(f"Judged and timed in PyTorch, eager: {facts['no_openvino']}.")
-    if not facts["searched_out"]:
-        said.append(
-            f"The budget of {facts['asked']['budget']:g} seconds ended the search: more may find "
-            "better."
-        )
+    if facts["cut_short"]:
+        said.append(f"The search was ended by {facts['cut_short']}: more may find better.")
     return said

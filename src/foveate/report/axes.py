@@ -64,11 +64,14 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within [low, high]; powers alone if there are many."""
+    """1, 2 and 5 times powers of ten within [low, high]; powers alone if there are many.
+
+    A range that holds fewer than two of them has ticks as a straight one.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
     alone = [10.0**p for p in powers if low <= 10.0**p <= high]
-    return alone if len(found) > 7 else found or ticks(low, high, 3)
+    return alone if len(found) > 7 else found if len(found) > 1 else ticks(low, high, 3)
 
 
 @dataclass(frozen=True)

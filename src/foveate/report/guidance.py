@@ -97,21 +97,24 @@ def on_the_front(facts: dict[str, Any]) -> list[Row]:
 
 def _plot(facts: dict[str, Any]) -> Child:
     measured = [row for row in facts["trials"] if row["figures"]]
-    drawn = [
-        Point(row["name"], milliseconds(row), row["figures"]["right"], _kind(row, facts))
-        for row in sorted(measured, key=lambda row: (row["chosen"], row["front"]))
-    ]
+    measured.sort(key=lambda row: (row["chosen"], row["front"]))  # what is drawn last is on top
     keys = [("b", "chosen" if facts["met"] else "nearest"), ("c", "as it was")]
     keys += [("a", "on the front"), ("n", "others"), ("l", "asked for")]
     before = facts["trials"][0]["figures"]["right"]
+    front = sorted((row for row in measured if row["front"]), key=milliseconds)
     return trade(
         f"{right(facts)} against latency",
-        drawn,
+        [_point(row, facts) for row in measured],
         budget=facts["asked"]["latency_ms"],
         floor=before - facts["asked"]["guard"] / 100,
+        front=[_point(row, facts) for row in front],
         gain_name=right(facts),
         keys=keys,
     )
+
+
+def _point(row: Row, facts: dict[str, Any]) -> Point:
+    return Point(row["name"], milliseconds(row), row["figures"]["right"], _kind(row, facts))
 
 
 def _kind(row: Row, facts: dict[str, Any]) -> str:

@@ -123,6 +123,7 @@ def trade(
     too_slow: Sequence[tuple[str, float]] = (),
     budget: float | None = None,
     floor: float | None = None,
+    front: Sequence[Point] | None = None,
     gain_name: str = "top-1",
     keys: Sequence[tuple[str, str]] = (),
 ) -> Html | None:
@@ -133,6 +134,7 @@ def trade(
         too_slow: names and latencies of those that were not raced.
         budget: the most latency that was asked for.
         floor: the least accuracy that was.
+        front: by default the points that no other beats in both.
         gain_name: what the accuracy is called.
         keys: of the legend, (colour, name).
     """
@@ -148,7 +150,8 @@ def trade(
         y_format=whole_percent,
         log_x=True,
     )
-    front = [points[i] for i in pareto(costs, gains)]
+    if front is None:
+        front = [points[i] for i in pareto(costs, gains)]
     steps = " ".join(f"{place(frame.x(p.cost))},{place(frame.y(p.gain))}" for p in front)
     marks = [
         tag("polyline", points=steps, class_="line front"),
