@@ -48,8 +48,8 @@ def strong_images_and_adapted_norms(lab: Lab) -> Finding:
         mean_interval(gained),
         unit=" points",
         details={name: float(np.mean(values)) for name, values in found.items()},
-        note=f"Three convolutions, {lab.source} at {SIZE} pixels, 6 epochs, {SEEDS} seeds; of norms "
-        "only what rounding changes is adapted, which is not the paper's way.",
+        note=f"Three convolutions, {lab.source} at {SIZE} pixels, 6 epochs, {SEEDS} seeds; norms "
+        "adapt to what rounding changes only, which is not the paper's way.",
     )
 
 

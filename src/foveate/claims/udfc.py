@@ -25,6 +25,7 @@ WAYS: dict[str, list[Edit]] = {
         ROUND,
         RestoreRounded(),
     ],
+    "means": [NarrowRestored(share=SHARE, ridge=1e9), ROUND],
     "combinations and means": [NarrowRestored(share=SHARE), ROUND, RestoreRounded()],
 }
 
@@ -32,7 +33,7 @@ WAYS: dict[str, list[Edit]] = {
 @claim(
     "udfc",
     says="Where 30% of channels are removed and weights have 6 bits, without data, the network is "
-    "more accurate if layers take in what others lost.",
+    "more accurate if layers take in combinations of what is left, and the means that these miss.",
     paper="20.54 points of ImageNet top-1 more than the data-free method before it, ResNet-34 with "
     "30% pruned and 6 bits",
     minutes=2.0,
@@ -60,8 +61,8 @@ def what_is_lost_is_taken_in(lab: Lab) -> Finding:
         mean_interval(gained),
         unit=" points",
         details={name: float(np.mean(values)) for name, values in found.items()},
-        note=f"Three convolutions, {lab.source} at {SIZE} pixels, 6 epochs, {SEEDS} seeds; the "
-        "means are not the paper's.",
+        note=f"Three convolutions, {lab.source} at {SIZE} pixels, 6 epochs, {SEEDS} seeds; that "
+        "readers take in means is ours, and the details have each alone.",
     )
 
 

@@ -217,7 +217,7 @@ def _rows(model: nn.Module, link: Plan) -> Tensor:
         if norm.weight is not None:
             factor, shift = factor * norm.weight, shift * norm.weight + norm.bias
         weight, bias = weight * factor[:, None], bias * factor + shift
-    return torch.cat((weight, bias[:, None]), 1)
+    return torch.cat((weight, bias[:, None]), 1).cpu()
 
 
 def _means(model: nn.Module, link: Plan) -> Tensor | None:
@@ -225,7 +225,8 @@ def _means(model: nn.Module, link: Plan) -> Tensor | None:
     norm: Any = link["norm"] and model.get_submodule(link["norm"])
     if norm is None or norm.weight is None or link["top"] is None:
         return None
-    return clipped_normal_mean(norm.bias.double(), norm.weight.abs().double(), float(link["top"]))
+    shift, scale = norm.bias.double().cpu(), norm.weight.abs().double().cpu()
+    return clipped_normal_mean(shift, scale, float(link["top"]))
 
 
 def _by_channel(weight: Tensor, channels: int) -> Tensor:
@@ -299,7 +300,7 @@ class RestoreRounded(Edit):
             layer = layers[name]
             before = layers[layer.source or ""]
             wanted, given = (
-                torch.cat((weight.flatten(1), before.bias[:, None]), 1)
+                torch.cat((weight.flatten(1), before.bias[:, None]), 1).cpu()
                 for weight in (before.weight, before.rounded_weight())
             )
             s = coefficients(wanted, given, torch.eye(len(given)), self.norm_term, self.ridge)
