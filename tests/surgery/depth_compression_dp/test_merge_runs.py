@@ -72,6 +72,8 @@ def test_training_between(nets, network):
 def test_twice_in_turn(nets):
     """What stood on both sides of a run that was merged can be merged with it later."""
     model = prepared(nets, nets.make("vgg"), longest=2)
+    with pytest.raises(FoveateError, match="not merged yet"):
+        prepared(nets, model)
     once, _ = MergeRuns().apply(model)
     with pytest.raises(FoveateError, match="has not gone through since it was last merged"):
         MergeRuns().apply(once)

@@ -23,6 +23,7 @@ from foveate.surgery.depth_compression_dp.tables import (
     worthwhile,
 )
 from foveate.surgery.edit import Covered, Edit, Images, Plan
+from foveate.surgery.lineage import Step, lineage
 
 
 @implements("depth_compression_dp")
@@ -73,6 +74,11 @@ class Deactivate(Edit):
                 raise FoveateError(f"{name} is {getattr(self, name)}: give {least} or more")
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
+        if waiting(model):
+            raise FoveateError(
+                "Deactivate has prepared runs of this model that are not merged yet: apply "
+                "MergeRuns before it is prepared again"
+            )
         images = list(self.batches(data))
         found = rows(model, images[0][:2], self.skip)
         if not found:
@@ -143,6 +149,17 @@ class Deactivate(Edit):
             renew_norms(edited, images)
             table[i, j] = score(edited) - before
         return table
+
+
+def waiting(model: nn.Module) -> list[Step]:
+    """Steps of `Deactivate` in a model's lineage whose runs have not been merged since."""
+    found: list[Step] = []
+    for step in lineage(model):
+        if step["edit"] == "Deactivate":
+            found.append(step)
+        elif step["edit"] == "MergeRuns":
+            found = [other for other in found if step["at"] not in ("", other["at"])]
+    return found
 
 
 Piece = tuple[Row, int, int]

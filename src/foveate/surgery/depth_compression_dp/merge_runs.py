@@ -10,11 +10,11 @@ from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.chains import lift_norm
 from foveate.surgery.depth_compression_dp.calls import Call, change, only
-from foveate.surgery.depth_compression_dp.deactivate import Deactivate
+from foveate.surgery.depth_compression_dp.deactivate import waiting
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.kernels import Kernel
 from foveate.surgery.layers import is_plain_layer
-from foveate.surgery.lineage import Step, lineage
+from foveate.surgery.lineage import Step
 
 
 @implements("depth_compression_dp")
@@ -36,7 +36,7 @@ class MergeRuns(Edit):
     }
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
-        pieces = [piece for step in _waiting(model) for piece in _named(step)]
+        pieces = [piece for step in waiting(model) for piece in _named(step)]
         if not pieces:
             raise FoveateError(
                 "MergeRuns merges what Deactivate has prepared, which this model has not gone "
@@ -102,17 +102,6 @@ def _scale_and_shift(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
         scale = scale * norm.weight.double()
     shift = -norm.running_mean.double() * scale
     return scale, shift if norm.bias is None else shift + norm.bias.double()
-
-
-def _waiting(model: nn.Module) -> list[Step]:
-    """Steps of `Deactivate` after which nothing was merged."""
-    waiting: list[Step] = []
-    for step in lineage(model):
-        if step["edit"] == Deactivate.__name__:
-            waiting.append(step)
-        elif step["edit"] == MergeRuns.__name__:
-            waiting = [other for other in waiting if other["at"] != step["at"]]
-    return waiting
 
 
 def _named(step: Step) -> list[dict[str, Any]]:
