@@ -72,26 +72,31 @@ class Found:
 
 
 class Elsewhere:
-    """Another process, which knows of a network only what was saved."""
+    """Another process, which knows of a network only what was saved; it starts when it is asked."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "Elsewhere":
-        command = [sys.executable, "-W", "ignore", "-c", LOADING]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
-        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.communicate()
+        if self._process:
+            self._process.communicate()
 
     def compute(self, folder: Path) -> str:
         """Whether a saved network gives the outputs beside it: "the same", or what is wrong."""
-        if self.process.stdin is None or self.process.stdout is None:
-            raise RuntimeError("the other process has no pipes")
-        self.process.stdin.write(f"{folder}\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip() or "the other process died"
+        if self._process is None:
+            command = [sys.executable, "-W", "ignore", "-c", LOADING]
+            pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=nothing, text=True
+            )
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{folder}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip() or "the other process died"
 
 
 def named_channels(model: nn.Module, images: Tensor) -> dict[str, Any]:
