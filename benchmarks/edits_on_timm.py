@@ -2,6 +2,8 @@
 
     python benchmarks/edits_on_timm.py [NETWORK ...] [--edit NAME ...]
 
+With names given, only these are tried again.
+
 An edit works where it changes something, and the edited network, saved, gives the same bits
 when another process has loaded it. Edits are those that the package finds by itself; what
 one has to come after is found by trying on a small network.
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from networks import NETWORKS, Network
-from results import Sheet
+from results import Sheet, read_sheet
 from torch import Tensor, nn
 
 import foveate
@@ -248,20 +250,27 @@ def main() -> None:
     given = asked.parse_args()
     known = edits()
     before = befores(known, SMALL)
-    found = []
+    found = recorded() if given.networks or given.edit else {}
     for name in given.networks or NETWORKS:
         trials = Trials(NETWORKS[name])
         with Elsewhere() as there:
             for edit in given.edit or known:
                 one = tried(known[edit], before[edit], trials, there)
-                found.append(one)
+                found[one.edit, one.network] = one
                 print(
                     f"{name} {edit}: {one.outcome} {one.changed}/{one.parts} "
                     f"{one.seconds:.1f}s {one.why}",
                     flush=True,
                 )
-        if not (given.networks or given.edit):
-            sheet(found, before).write()
+        sheet(list(found.values()), before).write()
+
+
+def recorded() -> dict[tuple[str, str], Found]:
+    """What was found before, and stays where it is not tried again."""
+    path = Path(__file__).with_suffix(".json")
+    facts = read_sheet(path).facts if path.exists() else []
+    found = [Found(**fact) for fact in facts]
+    return {(one.edit, one.network): one for one in found}
 
 
 if __name__ == "__main__":
