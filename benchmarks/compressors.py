@@ -63,8 +63,9 @@ def in_float(model: nn.Module, images: Tensor) -> Program:
 
 def int8_by_foveate(model: nn.Module, images: Tensor) -> Program:
     """Ranges by mean squared error, biases corrected, stored in 8 bits; run by OpenVINO."""
-    quantised, _ = Simulate().apply(model, images)
-    quantised, _ = CorrectBias().apply(quantised, images)
+    batches = images.split(128)
+    quantised, _ = Simulate().apply(model, batches)
+    quantised, _ = CorrectBias().apply(quantised, batches)
     quantised, _ = Store().apply(quantised)
     return _openvino(_converted(quantised.eval(), images))
 
@@ -127,7 +128,7 @@ def _kept_by_export(converted: nn.Module, images: Tensor) -> int:
     file = io.BytesIO()
     with quiet():
         torch.export.save(torch.export.export(converted, (images[:2],)), file)
-    return file.tell()
+    return len(file.getvalue())
 
 
 def _converted(model: nn.Module, images: Tensor) -> Any:
@@ -141,7 +142,7 @@ def _converted(model: nn.Module, images: Tensor) -> Any:
 
 
 def _openvino(model: Any) -> Program:
-    """A program of an OpenVINO model, on as many threads as PyTorch has."""
+    """A program of an OpenVINO model as it comes, on as many threads as PyTorch has."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:

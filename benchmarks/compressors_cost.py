@@ -47,7 +47,8 @@ nothing. Points lost are those of the network as it was, over the same images, w
 paired. Everyone gets the same {CALIBRATION} training images to calibrate on; NNCF takes them one
 by one, as it recommends, and torchao in batches of 128. *INT8*: 8 bits for weights and
 activations. Foveate: `Simulate`, `CorrectBias`, `Store`; NNCF: `nncf.quantize` of the OpenVINO
-model; both run in OpenVINO. torchao: `X86InductorQuantizer`, compiled by Inductor with frozen
+model; both run in OpenVINO as it comes (bfloat16 for what is left in float, where the processor
+has it). torchao: `X86InductorQuantizer`, compiled by Inductor with frozen
 weights. *Pruned*: channels in the blocks go by the magnitude of all the weights that hold them, by
 as large a share as leaves the multiply-adds that are named; at once, and again with {TUNED} steps
 of tuning (128 images each, momentum 0.9, rate {RATE:g} falling along a cosine, no augmentation,

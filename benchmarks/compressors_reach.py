@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from compressors import (
     pruned_by_torch_pruning,
 )
 from networks import NETWORKS, Network
-from results import Sheet
+from results import Sheet, read_sheet
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
@@ -62,7 +63,7 @@ class Tried:
 
 
 def main() -> None:
-    found = []
+    found = recorded() if sys.argv[1:] else {}
     for name in sys.argv[1:] or NETWORKS:
         for what, libraries, judge in (
             ("pruned", PRUNERS, pruned),
@@ -70,10 +71,17 @@ def main() -> None:
         ):
             for library, do in libraries.items():
                 one = tried(NETWORKS[name], what, library, do, judge)
-                found.append(one)
+                found[one.network, one.what, one.library] = one
                 print(f"{name}, {what}, {library}: {one.said}, {one.seconds:.1f} s", flush=True)
-        if not sys.argv[1:]:
-            sheet(found).write()
+        sheet(list(found.values())).write()
+
+
+def recorded() -> dict[tuple[str, str, str], Tried]:
+    """What was found before, and stays where it is not tried again."""
+    path = Path(__file__).with_suffix(".json")
+    facts = read_sheet(path).facts if path.exists() else []
+    found = [Tried(**fact) for fact in facts]
+    return {(one.network, one.what, one.library): one for one in found}
 
 
 def tried(

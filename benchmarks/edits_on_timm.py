@@ -2,6 +2,8 @@
 
     python benchmarks/edits_on_timm.py [NETWORK ...] [--edit NAME ...]
 
+With names given, only these are tried again.
+
 An edit works where it changes something, and the edited network, saved, gives the same bits
 when another process has loaded it. Edits are those that the package finds by itself; what
 one has to come after is found by trying on a small network.
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from networks import NETWORKS, Network
-from results import Sheet
+from results import Sheet, read_sheet
 from torch import Tensor, nn
 
 import foveate
@@ -72,26 +74,31 @@ class Found:
 
 
 class Elsewhere:
-    """Another process, which knows of a network only what was saved."""
+    """Another process, which knows of a network only what was saved; it starts when it is asked."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "Elsewhere":
-        command = [sys.executable, "-W", "ignore", "-c", LOADING]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
-        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.communicate()
+        if self._process:
+            self._process.communicate()
 
     def compute(self, folder: Path) -> str:
         """Whether a saved network gives the outputs beside it: "the same", or what is wrong."""
-        if self.process.stdin is None or self.process.stdout is None:
-            raise RuntimeError("the other process has no pipes")
-        self.process.stdin.write(f"{folder}\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip() or "the other process died"
+        if self._process is None:
+            command = [sys.executable, "-W", "ignore", "-c", LOADING]
+            pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=nothing, text=True
+            )
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{folder}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip() or "the other process died"
 
 
 def named_channels(model: nn.Module, images: Tensor) -> dict[str, Any]:
@@ -243,20 +250,27 @@ def main() -> None:
     given = asked.parse_args()
     known = edits()
     before = befores(known, SMALL)
-    found = []
+    found = recorded() if given.networks or given.edit else {}
     for name in given.networks or NETWORKS:
         trials = Trials(NETWORKS[name])
         with Elsewhere() as there:
             for edit in given.edit or known:
                 one = tried(known[edit], before[edit], trials, there)
-                found.append(one)
+                found[one.edit, one.network] = one
                 print(
                     f"{name} {edit}: {one.outcome} {one.changed}/{one.parts} "
                     f"{one.seconds:.1f}s {one.why}",
                     flush=True,
                 )
-        if not (given.networks or given.edit):
-            sheet(found, before).write()
+        sheet(list(found.values()), before).write()
+
+
+def recorded() -> dict[tuple[str, str], Found]:
+    """What was found before, and stays where it is not tried again."""
+    path = Path(__file__).with_suffix(".json")
+    facts = read_sheet(path).facts if path.exists() else []
+    found = [Found(**fact) for fact in facts]
+    return {(one.edit, one.network): one for one in found}
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from foveate.backbones import create_model
 
-CLASSES = 10
+CLASSES, SETTLING = 10, 16
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Network:
     def make(self) -> nn.Module:
         """The network in evaluation mode; the same numbers each time."""
         torch.manual_seed(0)
-        return settled(create_model(f"timm/{self.name}", num_classes=CLASSES, **self.kwargs))
+        model = create_model(f"timm/{self.name}", num_classes=CLASSES, **self.kwargs)
+        return settled(model, self.images(SETTLING))
 
     def images(self, count: int) -> Tensor:
         """Blots of colour (count, 3, side, side), unlike each other; the same each time."""
@@ -67,7 +69,7 @@ NETWORKS = {
         Network("shvit_s1", 64),
         Network("starnet_s1", 32),
         Network("hgnetv2_b0", 32),
-        Network("poolformer_s12", 64, {"layers": (1, 1, 1, 1)}),
+        Network("poolformer_s12", 64),
         Network("edgenext_xx_small", 64),
         Network("mobilevit_xxs", 64),
         _tokens("convit_tiny", depth=4),
@@ -79,14 +81,19 @@ NETWORKS = {
 
 
 @torch.no_grad()
-def settled(model: nn.Module) -> nn.Module:
-    """Give weights, norms and their statistics numbers unlike those that they begin with."""
+def settled(model: nn.Module, images: Tensor) -> nn.Module:
+    """Give norms, biases and zeros numbers unlike those that they begin with, and norms the
+    statistics that they would have learnt from images (N, 3, H, W): nothing dies or bursts."""
     chance = torch.Generator().manual_seed(2)
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and tensor.ndim:
-            noise = torch.randn(tensor.shape, generator=chance)
-            if name.endswith("running_var"):
-                tensor.copy_(0.5 + noise.abs())
-            elif tensor.ndim == 1:
-                tensor.add_(0.3 * noise)
+    for parameter in model.parameters():
+        if parameter.ndim == 1 or not parameter.any():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=chance))
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()(images)
+    for norm in norms:
+        norm.momentum = 0.1
+        assert norm.running_var is not None
+        norm.running_var.add_(0.01)
     return model.eval()

@@ -50,6 +50,7 @@ def test_what_refuses_and_what_fails(bench, monkeypatch):
     assert table.notes[0].startswith("CrossLayerEqualise refuses on deit_tiny_patch16_224: ")
 
 
+@pytest.mark.slow
 def test_other_bits_are_told(bench, tmp_path):
     network = bench.SMALL
     model = network.make()

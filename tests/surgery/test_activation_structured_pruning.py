@@ -52,6 +52,17 @@ def test_attention_by_hand(power):
         np.testing.assert_allclose(found[name], means.numpy(), rtol=1e-5)
 
 
+def test_linear_layers_have_their_channels_last():
+    """Of maps, too, as Swin's are."""
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 7)
+    x = torch.randn(2, 4, 5, 3)
+    found = attention(nn.Sequential(layer, nn.ReLU()), [x])["0"]
+    np.testing.assert_allclose(
+        found, layer(x).relu().double().mean((0, 1, 2)).detach().numpy(), rtol=1e-6
+    )
+
+
 @pytest.mark.paper("activation_structured_pruning")
 def test_silent_channels_go_unheard():
     model = net()

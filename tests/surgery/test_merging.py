@@ -1,5 +1,7 @@
 """A merged network computes what it did, in fewer kernels, whoever wrote it."""
 
+import json
+
 import pytest
 import timm
 import torch
@@ -13,8 +15,10 @@ from foveate.measure import count as count_work
 from foveate.surgery.fold import Fold
 from foveate.surgery.graphs import aten, capture
 from foveate.surgery.lean import largest_error, lean
+from foveate.surgery.lineage import lineage
 from foveate.surgery.maps import channels_first
 from foveate.surgery.merging import Merge, merge_graph
+from foveate.surgery.replay import replay
 
 
 class Branches(nn.Module):
@@ -330,6 +334,28 @@ def test_a_network_of_torchvision():
     graph, _ = lean(model, images)
     assert largest_error(model, graph, images) < 1e-3
     assert count(graph, aten._native_batch_norm_legit_no_training.default) == 0
+
+
+def test_tables_that_python_keeps_are_written_too():
+    """LeViT's biases of attention, once they were looked up, lie in a dict."""
+
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.kept = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), {}
+            self.biases = nn.Parameter(torch.randn(4, 9))
+
+        def forward(self, x):
+            table = self.kept.setdefault("table", self.biases[:, 2:6, None].detach())
+            return self.norm(self.conv(x)) + table
+
+    torch.manual_seed(0)
+    model, images = settle(Table()), torch.rand(2, 3, 4, 4)
+    merged, _ = Merge().apply(model, images)
+    again = replay(Table(), json.loads(json.dumps(lineage(merged))))
+    again.load_state_dict(merged.state_dict())
+    torch.testing.assert_close(merged(images), model(images))
+    assert torch.equal(again(images), merged(images))
 
 
 def test_python_that_depends_on_values_is_said():

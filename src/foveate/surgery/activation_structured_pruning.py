@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.measure import count
-from foveate.surgery.chains import chains
+from foveate.surgery.chains import Chain, chains
 from foveate.surgery.channels.groups import Group
 from foveate.surgery.channels.remove import Remove, evaluating
 from foveate.surgery.edit import Covered, Images, Plan
@@ -97,10 +97,10 @@ def attention(model: nn.Module, images: list[Tensor], power: float = 1.0) -> dic
     for name, chain in found.items():
 
         def add(
-            module: nn.Module, inputs: Any, y: Tensor, name: str = name, top: Any = chain.top
+            module: nn.Module, inputs: Any, y: Tensor, name: str = name, chain: Chain = chain
         ) -> None:
-            y = y if top is None else y.clamp(0, top)
-            channels = y.movedim(1, -1) if y.ndim == 4 else y
+            y = y if chain.top is None else y.clamp(0, chain.top)
+            channels = y if isinstance(chain.layer, nn.Linear) else y.movedim(1, -1)
             told = channels.double().abs().pow(power).flatten(0, -2)
             sums[name] += told.sum(0).cpu().numpy()
             seen[name] += len(told)

@@ -42,8 +42,22 @@ def capture(model: nn.Module, images: Tensor) -> fx.GraphModule:
             "graph edits, or keep Python that depends on values out of its forward"
         ) from error
     assert isinstance(graph, fx.GraphModule)
+    _hold_tables(graph)
     _simplify(graph)
     return graph
+
+
+def _hold_tables(graph: fx.GraphModule) -> None:
+    """Make buffers of tensors that the network's Python keeps beside its own, such as tables."""
+    held = {name for name, _ in [*graph.named_parameters(), *graph.named_buffers()]}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr" and node.target not in held:
+            owner, _, own = str(node.target).rpartition(".")
+            place = graph.get_submodule(owner)
+            tensor = getattr(place, own)
+            if isinstance(tensor, Tensor) and own not in {**place._parameters, **place._buffers}:
+                delattr(place, own)
+                place.register_buffer(own, tensor.detach())
 
 
 def _simplify(graph: fx.GraphModule) -> None:
