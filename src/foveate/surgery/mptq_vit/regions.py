@@ -1,19 +1,21 @@
-"""OPT-m: a grid whose letters lie densely in one region and sparsely in another, with a ratio of the
-two scales, 2^m, that the values themselves decide.
+"""OPT-m: a grid whose letters lie densely in one region and sparsely in another, with a ratio of
+the two scales, 2^m, that the values themselves decide.
 
 Source: mptq_vit (arXiv 2401.14895). Integers of the coarse region are those of the fine one shifted
 by m, so a product adds them up alike. The paper's own division of values was not to be read: here
-data chooses among three, those of twin uniform quantisation (PTQ4ViT, arXiv 2111.12293, section
-3.3) and one that divides by sign and by size at once.
+data chooses among those of twin uniform quantisation (PTQ4ViT, arXiv 2111.12293, section 3.3), one
+that divides by sign and by size at once, and none.
 """
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from foveate.catalog import implements
 from foveate.errors import FoveateError
+from foveate.surgery.integers import affine_grid
 from foveate.surgery.quant_whitepaper_qualcomm.quantiser import Quantiser
 
 Ends = tuple[tuple[int, int], tuple[int, int]]
@@ -25,7 +27,7 @@ quantiles that stand for all values."""
 
 
 def divisions(bits: int) -> dict[str, Ends]:
-    """The ways to share 2^bits letters, half of them for each region.
+    """The ways to divide 2^bits letters among two regions, half for each.
 
     "size" has small values and large ones, none below zero; "sign" those below zero and those
     above; "both" small values of either sign, and large ones above zero.
@@ -79,16 +81,25 @@ class RegionQuantiser(Quantiser):
             raise FoveateError("no value is above zero, so that regions have no top: use a grid")
         values = torch.cat((values[:: max(1, len(values) // ENOUGH)], values[-1:]))
         best = torch.inf
-        for ends in map(torch.tensor, divisions(self.bits).values()):
-            for share in torch.linspace(1, 1 / SHARES, SHARES).tolist():
-                for ratio in torch.arange(self.bits + FURTHER + 1):
-                    rounded = nearest(values, most * share, ratio, ends)
-                    error = (rounded - values).square().mean().item()
-                    if error < best:
-                        best = error
-                        self.high.copy_(most * share)
-                        self.ratio.copy_(ratio)
-                        self.ends.copy_(ends)
+        for high, ratio, ends in self._candidates(values[0], most):
+            error = (nearest(values, high, ratio, ends) - values).square().mean().item()
+            if error < best:
+                best = error
+                self.high.copy_(high)
+                self.ratio.copy_(ratio)
+                self.ends.copy_(ends)
+
+    def _candidates(self, low: Tensor, most: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Highest letters, ratios and ends of regions, for values between these two."""
+        ratios = torch.arange(self.bits + FURTHER + 1, device=most.device)
+        for share in torch.linspace(1, 1 / SHARES, SHARES).tolist():
+            for ends in divisions(self.bits).values():
+                for ratio in ratios:
+                    yield most * share, ratio, torch.tensor(ends, device=most.device)
+            (scale, zero), top = affine_grid(low, most * share, self.bits), 2**self.bits - 1
+            if zero < top:
+                undivided = torch.stack((-zero, top - zero)).expand(2, 2)
+                yield scale * (top - zero), ratios[0], undivided
 
     def fixed(self) -> "RegionQuantiser":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The quantiser as it is now, for good."""
