@@ -44,6 +44,9 @@ def test_alpha_goes_by_the_number_of_places():
         torch.testing.assert_close(ClippedSoftmax(2.0)(scores), wanted)
         assert 0 < (wanted == 0).float().mean() < 1
         torch.testing.assert_close(ClippedSoftmax(0.0)(scores), scores.softmax(-1))
+        even, most = torch.zeros(1, 1, places), places / (places - 1)
+        assert ClippedSoftmax(0.99 * most)(even).all()
+        assert not ClippedSoftmax(1.01 * most)(even).any()
 
 
 @pytest.mark.parametrize(

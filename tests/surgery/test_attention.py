@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from foveate.errors import FoveateError
 from foveate.ops.attention import SelfAttention
 from foveate.surgery.attention import Attend, attend_by, attending, cover_attention
+from foveate.surgery.mptq_vit.smooth import ShiftAndSmooth
+from foveate.surgery.quantizable_transformers import ClipSoftmax
 
 
 class Fused(nn.Module):
@@ -153,3 +155,39 @@ def test_what_is_no_attention_is_left_alone():
     assert "one function" in line.why
     with pytest.raises(FoveateError, match="skip names 'blocks'"):
         cover_attention(net, {}, ("blocks",), "part", "done")
+
+
+FAMILIES = {
+    "vit_tiny_patch16_224": 12,
+    "deit_tiny_distilled_patch16_224": 12,
+    "swin_tiny_patch4_window7_224": 12,
+    "pvt_v2_b0": 8,
+    "levit_128s": 11,
+    "cait_xxs24_224": 26,
+    "xcit_nano_12_p16_224": 14,
+    "crossvit_9_240": 18,
+    "twins_svt_small": 18,
+    "efficientformer_l1": 1,
+    "mvitv2_tiny": 10,
+    "edgenext_xx_small": 3,
+    "mobilevit_xxs": 9,
+    "davit_tiny": 12,
+    "eva02_tiny_patch14_224": 12,
+    "visformer_tiny": 8,
+    "convit_tiny": 12,
+    "tnt_s_patch16_224": 24,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_of_timm_attend_and_are_smoothed(name):
+    """All that attend are found, and what is written out or smoothed computes what it did."""
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=4).eval()
+    x = torch.randn(1, *net.default_cfg["input_size"])  # pyright: ignore
+    assert len(attending(net, x)) == FAMILIES[name]
+    wanted = net(x)
+    for edit in (ClipSoftmax(alpha=0.0), ShiftAndSmooth()):
+        ours, _ = edit.apply(net, x)
+        torch.testing.assert_close(ours(x), wanted, atol=1e-4, rtol=1e-4)

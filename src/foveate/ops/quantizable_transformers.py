@@ -37,7 +37,9 @@ class ClippedSoftmax(nn.Module):
     Args:
         alpha: how many times the mean probability, 1 / places, is taken from all: then gamma
             is -alpha / places, whatever their number. Of language models 2 to 4 served best,
-            of ViT-S/16 at 197 places 0.6 (gamma -0.003); 0 is plain softmax.
+            of ViT-S/16 at 197 places 0.6 (gamma -0.003); 0 is plain softmax. From places /
+            (places - 1) on, even attention is cut off wholly and learns nothing: a network
+            that begins with it must have less.
         gamma: at most 0, where alpha is None.
         zeta: at least 1; the authors found no use in more.
 

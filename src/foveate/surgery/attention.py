@@ -62,8 +62,8 @@ class Attend(nn.Module):
 
     keeps_fused = False
 
-    def prepare(self, x: Tensor) -> Any:
-        """What `output` wants to know of the module's input."""
+    def prepare(self, x: Any) -> Any:
+        """What `output` wants to know of the module's first argument, None if it is named."""
         return None
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def attend_by(module: nn.Module, name: str, part: Attend) -> None:
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         part: Any = getattr(self, name)
-        with _Through(part, part.prepare(args[0])):
+        with _Through(part, part.prepare(args[0] if args else None)):
             return kind.forward(self, *args, **kwargs)
 
     module.add_module(name, part.train(module.training))

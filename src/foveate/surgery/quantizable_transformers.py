@@ -144,7 +144,7 @@ class _Gate(Attend):
         super().__init__()
         self.gate = gate
 
-    def prepare(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Any) -> Tensor:
         return self.gate(x)
 
     def output(self, x: Tensor, prepared: Any) -> Tensor:

@@ -124,6 +124,9 @@ def test_saved_and_loaded_among_other_edits(net, images, name, options, tmp_path
     again = foveate.load_network(tmp_path)
     assert torch.equal(again(images), model(images))
     assert [step["edit"] for step in lineage(again)] == [type(edit).__name__ for edit in edits]
+    regions = [m for m in again.modules() if isinstance(m, Quantiser)]
+    assert all(isinstance(m, RegionQuantiser) for m in regions)  # grids are constants now
+    assert not any(p.requires_grad for m in regions for p in m.parameters())
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224"])
