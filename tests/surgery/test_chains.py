@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from foveate.surgery.chains import chains
+from foveate.surgery.chains import chains, readers
 
 INF = float("inf")
 
@@ -83,3 +83,48 @@ def test_norms_that_hold_their_activation():
     assert [c.norm is not None for c in found.values()] == [True] * 52 + [False]
     assert sum(c.top == 6.0 for c in found.values()) == 35
     assert found["conv_stem"].shape == (1, 16, 16, 16)
+
+
+MAKERS = {
+    "conv2d": lambda m, x: m.b(m.a(x).transpose(2, 3).contiguous()),
+    "relu": lambda m, x: m.b(m.a(x).relu()),
+    "flip": lambda m, x: m.b(F.gelu(m.a(x)).flip(2)),
+    "add": lambda m, x: m.b(F.gelu(m.a(x)) + 1),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_what_made_an_input(maker):
+    found = chains(Wired(MAKERS[maker]).eval(), torch.randn(1, 3, 4, 4))
+    assert (found["a"].maker, found["b"].maker) == ("", maker)
+
+
+def test_what_made_an_input_behind_dropout_and_moves():
+    def wire(m, x):
+        return m.b(F.dropout(F.gelu(m.a(x)), 0.5, m.training).permute(0, 1, 3, 2)[:, :, 1:])
+
+    assert chains(Wired(wire), torch.randn(1, 3, 4, 4))["b"].maker == "gelu"
+
+
+READ = {
+    "one": (lambda m, x: m.b(m.n(m.a(x)).roll(1, 2)), ["b"]),
+    "two": (
+        lambda m, x: m.a((y := m.n(x))[:, :, 1:]) + m.b(y.permute(0, 1, 3, 2))[:, :, 1:],
+        ["a", "b"],
+    ),
+    "a residual": (lambda m, x: m.a(y := m.n(x)) + y, None),
+    "an activation": (lambda m, x: m.a(m.n(x).relu()), None),
+    "the output": (lambda m, x: (m.a(y := m.n(x)), y), None),
+    "a layer called twice": (lambda m, x: m.a(m.n(m.a(x))), None),
+    "a norm called twice": (lambda m, x: m.a(m.n(m.n(x))), None),
+    "a layer's weight alone": (lambda m, x: F.conv2d(m.n(x), m.a.weight), None),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_who_takes_what_a_norm_makes(case):
+    wire, wanted = READ[case]
+    net = Wired(wire).train()
+    found = readers(net, torch.randn(2, 3, 4, 4), lambda m: isinstance(m, nn.BatchNorm2d))
+    assert found == {"n": wanted}
+    assert net.training

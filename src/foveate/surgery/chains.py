@@ -23,6 +23,9 @@ from foveate.surgery.layers import is_plain_layer, matches, obstacle
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
 MOVES = {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "squeeze"}
 MOVES |= {"unsqueeze", "max_pool2d", "relu", "relu_", "__getitem__", "chunk", "split"}
+CLIPS = {"max_pool2d", "relu", "relu_"}
+AFFINE = {"roll", "mean", "pad", "cat", "dropout", "adaptive_avg_pool2d"}
+PRODUCTS = {"linear", "conv2d"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Chain:
         calls: of the layer in that pass.
         first: whether no layer comes before it.
         last: whether no layer comes after it.
+        maker: name of the function that made its input, moved at most, such as "gelu"; ""
+            where that is the model's own.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Chain:
     calls: int
     first: bool
     last: bool
+    maker: str
 
 
 @torch.no_grad()
@@ -91,7 +97,47 @@ def chains(
         ends[after] = name
         shape = watch.shapes[visits[-1][1]]
         first, last = watch.is_first(visits), watch.is_last(visits)
-        found[name] = Chain(name, layer, norm, top, source, shape, len(visits), first, last)
+        maker, calls = watch.maker(before), len(visits)
+        found[name] = Chain(name, layer, norm, top, source, shape, calls, first, last, maker)
+    return found
+
+
+@torch.no_grad()
+def readers(
+    model: nn.Module, x: Tensor, is_source: Callable[[nn.Module], bool]
+) -> dict[str, list[str] | None]:
+    """The plain layers that take what each source makes, moved or averaged at most.
+
+    Args:
+        model: run once, in evaluation mode; its mode is restored.
+        x: an input of it.
+        is_source: which modules are meant; each takes and makes one tensor.
+
+    Returns: for each source that is called, in the order of the calls, its layers; None if
+        anything else takes what it makes, or the source or a layer is called more than once.
+    """
+    was_training = model.training
+    watch = _Watch(lambda module: is_plain_layer(module) or is_source(module))
+    modules = dict(model.named_modules())
+    handles = [h for name, m in modules.items() for h in watch.hook(name, m)]
+    try:
+        with watch:
+            watch.taken_out(model.eval()(x))
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    takers: dict[int, list[str]] = {}
+    for name, visits in watch.layers.items():
+        for before, _ in visits:
+            takers.setdefault(before, []).append(name)
+    found = {}
+    for name, visits in watch.layers.items():
+        if is_source(modules[name]):
+            read = watch.readers(visits[0][1], takers) if len(visits) == 1 else None
+            once = read is not None and all(len(watch.layers[reader]) == 1 for reader in read)
+            plain = once and read and not any(is_source(modules[reader]) for reader in read)
+            found[name] = read if plain else None
     return found
 
 
@@ -235,6 +281,30 @@ class _Watch(TorchFunctionMode):
                 return None
             value = call.takes[0]
         return ends[value]
+
+    def maker(self, value: int) -> str:
+        """Name of the function whose result, moved or with dropout at most, is a value."""
+        while (call := self.made_by.get(value)) is not None:
+            if call.name not in MOVES - CLIPS | {"dropout"} or len(call.takes) != 1:
+                return call.name
+            value = call.takes[0]
+        return ""
+
+    def readers(self, value: int, takers: dict[int, list[str]]) -> list[str] | None:
+        """The layers that take a value, moved or averaged at most, if nothing else does."""
+        found, waiting = [], [value]
+        while waiting:
+            value = waiting.pop(0)
+            names = takers.get(value, [])
+            calls = [call for call in self.uses[value] if call.name not in PRODUCTS]
+            if len(names) + len(calls) != len(self.uses[value]):
+                return None
+            for call in calls:
+                if call.name not in MOVES - CLIPS | AFFINE:
+                    return None
+                waiting += call.makes
+            found += [name for name in names if name not in found]
+        return found
 
     def is_first(self, visits: list[tuple[int, int]]) -> bool:
         """Whether what a layer takes comes from no layer."""

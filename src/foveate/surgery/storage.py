@@ -15,6 +15,7 @@ from foveate.errors import FoveateError
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.exported import Codes, ExportedLayer
 from foveate.surgery.layers import cut_off, geometry_of, matches, obstacle, product
+from foveate.surgery.quant_whitepaper_qualcomm.quantiser import Quantiser
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import SimulatedLayer
 
 
@@ -24,7 +25,7 @@ class Store(Edit):
 
     Each group of an output's weights has its own affine grid over its extremes. Layers that
     `Simulate` has made are stored on the grids that they have, with all that was done to them
-    since, such as by `AdaRound`; their activations' grids stay as they are now. Of 8 symmetric
+    since, such as by `AdaRound`; activations' grids stay as they are now. Of 8 symmetric
     bits that makes a model which OpenVINO, given its torch.export program, runs in integers.
 
     Args:
@@ -64,13 +65,17 @@ class Store(Edit):
                 bits, why = self.bits, obstacle(name, module, self.skip)
             done = why or f"stored in {bits} bits a weight"
             coverage.append(Covered(name, type(module).__name__, not why, done))
-        return {"layers": [line.name for line in coverage if line.changed]}, coverage
+        layers = [line.name for line in coverage if line.changed]
+        return {"layers": layers, "grids": _grids_of_products(model)}, coverage
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         for name in plan["layers"]:
             layer: Any = model.get_submodule(name)
             stored = StoredLayer(layer, self.bits, self.group).train(layer.training)
             model.set_submodule(name, stored)
+        for name in plan.get("grids", ()):
+            grid: Any = model.get_submodule(name)
+            model.set_submodule(name, grid.fixed().train(grid.training))
         return model
 
 
@@ -209,6 +214,16 @@ class Int8Weight(nn.Module):
     def exact(self) -> Codes:
         """The same numbers as runtimes know them."""
         return Codes(self.codes, self.scale, torch.zeros_like(self.scale), self.codes.shape)
+
+
+def _grids_of_products(model: nn.Module) -> list[str]:
+    """Quantisers that belong to no layer, but to products of activations."""
+    layers = [name for name, m in model.named_modules() if isinstance(m, SimulatedLayer)]
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Quantiser) and name.rpartition(".")[0] not in layers
+    ]
 
 
 def pack(codes: Tensor) -> Tensor:

@@ -3,10 +3,9 @@
 Source: quant_whitepaper_qualcomm (arXiv 2106.08295, sections 2, 3.1 and 4).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -91,7 +90,7 @@ class Simulate(Edit):
         coverage = cover(model, found, self.skip, self._told)
         wanted = {line.name for line in coverage if line.changed}
         links = [
-            {**link_of(chain), "last": chain.last}
+            {**link_of(chain), "last": chain.last, "maker": chain.maker}
             for chain in found.values()
             if chain.name in wanted
         ]
@@ -120,13 +119,12 @@ class Simulate(Edit):
             self._set_activations(model, plan, data)
         for link in plan["layers"]:
             layer: Any = model.get_submodule(link["name"])
-            weight = layer.weight.flatten(1) if self.per_channel else layer.weight.reshape(1, -1)
-            self._set(layer.weight_grid, weight, self.weight_range)
+            self._set(layer.weight_grid, layer.weight_rows(), self.weight_range)
 
     def _set_activations(self, model: nn.Module, plan: Plan, data: Images) -> None:
         """Let the model's data pass, with nothing rounded, and look at it."""
-        samples: dict[Quantiser, tuple[Sample, Setter]] = {}
-        handles = []
+        samples: dict[Quantiser, Sample] = {}
+        setters: dict[Quantiser, Setter] = {}
         for link in plan["layers"]:
             layer: Any = model.get_submodule(link["name"])
             for grid in filter(None, (layer.input_grid, layer.output_grid)):
@@ -138,27 +136,14 @@ class Simulate(Edit):
                         continue
                 if link["last"] and is_output:
                     how = self.logits_range or how
-                sample = Sample(rows=how == "cross_entropy")
-                samples[grid] = (sample, how)
-                look: Any = partial(_look, sample)
-                handles.append(grid.register_forward_pre_hook(look))
-        try:
-            with switched(model, none), torch.no_grad():
-                for batch in self.batches(data):
-                    model(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for grid, (sample, how) in samples.items():
-            self._set(grid, sample.values(), how)
+                samples[grid], setters[grid] = Sample(rows=how == "cross_entropy"), how
+        fill(model, samples, self.batches(data))
+        for grid, sample in samples.items():
+            self._set(grid, sample.values(), setters[grid])
 
     def _set(self, grid: Quantiser, values: Tensor, how: Setter) -> None:
         low, high = set_range(values, grid.bits, grid.symmetric, how, self.percentile)
         grid.set_range(low.view_as(grid.high), high.view_as(grid.high))
-
-
-def _look(sample: Sample, grid: nn.Module, args: tuple[Tensor, ...]) -> None:
-    sample.add(args[0])
 
 
 @implements("quant_whitepaper_qualcomm")
@@ -209,6 +194,10 @@ class SimulatedLayer(nn.Module):
         if not self.weight_grid.on:
             return self.plain_weight, self.plain_bias
         return self.rounded_weight(), self.bias
+
+    def weight_rows(self) -> Tensor:
+        """The weight in a row for each range of its grid."""
+        return self.weight.flatten(1).view(len(self.weight_grid.high), -1)
 
     def rounded_weight(self) -> Tensor:
         """The weight on its grid."""
@@ -267,6 +256,25 @@ def none(grid: Quantiser) -> bool:
 def all_of_them(grid: Quantiser) -> bool:
     """For `switched`: the model as it is."""
     return True
+
+
+@torch.no_grad()
+def fill(model: nn.Module, samples: dict[Quantiser, Sample], batches: Iterable[Tensor]) -> None:
+    """Have samples of what some quantisers take, while batches pass and nothing is rounded."""
+    handles = []
+    for grid, sample in samples.items():
+
+        def look(_: nn.Module, args: tuple[Tensor, ...], sample: Sample = sample) -> None:
+            sample.add(args[0])
+
+        handles.append(grid.register_forward_pre_hook(look))
+    try:
+        with switched(model, none):
+            for batch in batches:
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()
