@@ -65,6 +65,9 @@ def test_stages_are_measured_and_the_last_is_written(trained, tmp_path, capsys, 
     assert rows[1]["macs"] < 0.7 * rows[0]["macs"]
     assert rows[1]["bytes"] < 0.7 * rows[0]["bytes"]
     assert all(row["latency_ms"]["median"] > 0 for row in rows)
+    assert facts["runtime"] == "OpenVINO"
+    assert [row["quantised"]["integers"] == [] for row in rows] == [True, True, False]
+    assert rows[2]["quantised"]["floats"] == []
     assert any(line["changed"] for line in facts["coverage"][0]["lines"])
     again = load_model(tmp_path / "small")
     assert [step["edit"] for step in lineage(again)] == ["Narrow", "Quantise"]

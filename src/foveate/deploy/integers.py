@@ -50,6 +50,8 @@ def finish(model: Any) -> None:
 
     Layers get the names that the network has them by.
     """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
     for node in model.graph:
         if node.op_type in ("Relu", "Clip", "DequantizeLinear"):
             _drop_idle(node)
@@ -57,6 +59,7 @@ def finish(model: Any) -> None:
     for node in list(model.graph):
         if node.op_type == "DequantizeLinear" and (node.inputs[0].name or "").endswith(CODES):
             _finish_weight(model.graph, node, named)
+    RemoveUnusedNodesPass()(model)
 
 
 def layer_name(node_name: str) -> str:
@@ -99,7 +102,7 @@ def _drop_idle(node: Any) -> None:
     if own is not None:
         taken = own.rounded
     grid = _Grid.of(taken) if taken is not None else None
-    if grid is None:
+    if grid is None or node.outputs[0].is_graph_output():
         return
     if own is not None:
         idle = replace(own, rounded=None) == replace(grid, rounded=None)
@@ -143,10 +146,6 @@ def _finish_weight(graph: Any, node: Any, named: set[str]) -> None:
         numbers.append(_constant(graph, f"{codes.name}.scale", steps))
         weight = _insert(graph, node, "Mul", numbers)
     node.outputs[0].replace_all_uses_with(weight)
-    graph.remove(node, safe=True)
-    for value in (codes, scale, zero):
-        if not value.uses() and value.name in graph.initializers:
-            graph.initializers.pop(value.name)
 
 
 def _stored(graph: Any, codes: Any) -> Any:
