@@ -15,6 +15,7 @@ def row(name, ms, points, edits=(), **more):
         "right": 0.9 - points / 100,
         "bytes": 1_000_000,
         "macs": more.pop("macs", 100),
+        "noisy": more.pop("noisy", False),
     }
     marks = {"front": False, "chosen": False, "neighbour": False, "why": "", "left_in_float": []}
     found = {"name": name, "fields": fields, "edits": list(edits), "figures": figures, **marks}
@@ -163,7 +164,7 @@ def test_nothing_to_do():
 
 def test_caveats():
     failed = {**row("4-bit weights", 1, 1), "figures": None, "why": "it cannot run"}
-    found = facts(best(), failed)
+    found = facts(best(noisy=True), failed)
     found["refused"] = [{"edit": "Remove", "why": "its Python cannot be followed"}]
     found["no_openvino"] = "it is not installed"
     found["cut_short"] = "the keyboard"
@@ -176,6 +177,7 @@ def test_caveats():
     assert "Not made or run: 4-bit weights; the first because it cannot run." in text
     assert "Judged and timed in PyTorch, eager: it is not installed." in text
     assert "The search was ended by the keyboard: more may find better." in text
+    assert "too busy to time 1 of them well" in text
     assert "What costs most alone: losing 4 of 8 channels in stem (2.50 points)." in text
 
 

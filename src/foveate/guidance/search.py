@@ -225,10 +225,11 @@ class Search:
         self._told("timing the front")
         names = list(self.programs)
         times = self.bench.times([self.programs[name] for name in names])
-        for name, milliseconds in zip(names, times, strict=True):
+        for name, timing in zip(names, times, strict=True):
             trial = self.trials[name]
             assert trial.figures
-            figures = replace(trial.figures, milliseconds=milliseconds)
+            milliseconds = timing.milliseconds()
+            figures = replace(trial.figures, milliseconds=milliseconds, noisy=timing.is_noisy)
             self.trials[name] = replace(trial, figures=figures)
 
     # ------------------------------------------------------------ one composition

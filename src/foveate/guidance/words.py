@@ -219,6 +219,12 @@ def _caveats(facts: dict[str, Any]) -> list[str]:
         said.append(f"Not made or run: {listed}; the first because {failed[0]['why']}.")
     if facts["no_openvino"]:
         said.append(f"Judged and timed in PyTorch, eager: {facts['no_openvino']}.")
+    noisy = [row for row in facts["trials"] if row["figures"] and row["figures"]["noisy"]]
+    if noisy:
+        said.append(
+            f"The machine was too busy to time {len(noisy)} of them well: do it again when it "
+            "rests."
+        )
     if facts["cut_short"]:
         said.append(f"The search was ended by {facts['cut_short']}: more may find better.")
     return said
