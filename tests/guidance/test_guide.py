@@ -58,7 +58,7 @@ def test_facts_are_whole(guided):
     edits = {row["edit"] for row in facts["sensitivities"]}
     assert {"Remove", "Simulate", "Store"} <= edits
     assert facts["runtime"] == "PyTorch"
-    assert facts["held_out"]["images"] == 60
+    assert facts["held_out"]["images"] == 70
     assert guided.words == facts["words"]
     assert facts["words"][0].startswith("Chosen of ")
     assert front_table(facts).row_count >= 2
