@@ -108,8 +108,8 @@ def test_tuning_wins_back_what_channels_took(trained, digits, in_pytorch):
         if row["fields"]["tuned"] and {**row["fields"], "tuned": False} == other["fields"]
     ]
     assert pairs
-    assert all(after["right"] >= before["right"] for after, before in pairs)
-    assert "trained for 3 epochs" in " ".join(found.words)
+    assert len(rows) <= 14
+    assert all(after["right"] > before["right"] + 0.1 for after, before in pairs)
 
 
 def test_agreement_needs_no_right_labels(trained, digits, in_pytorch):

@@ -7,7 +7,7 @@ from foveate.guidance.words import explain, front_table
 MACHINE = {"processor": "P", "threads": 2, "versions": {"torch": "2"}, "date": "2026-11-21T00:00"}
 
 
-def row(name, ms, points, edits=(), **more):
+def row(name, ms, points, edits=("Remove",), **more):
     fields = {"removed": 0, "multiple": 1, "tuned": False, "numbers": "float32", "floats": 0}
     figures = {
         "latency_ms": {"median": ms, "low": 0.99 * ms, "high": 1.01 * ms},
@@ -34,7 +34,7 @@ def facts(*trials, met=True, lineage=(), **asked):
         "cut_short": "",
         "sensitivities": [],
         "refused": [],
-        "trials": [row("as it was", 4.0, 0.0), *trials],
+        "trials": [row("as it was", 4.0, 0.0, edits=()), *trials],
         "unmeasured_neighbours": 0,
         "met": met,
         "held_out": None,
@@ -90,6 +90,7 @@ def test_neighbours_say_why_not():
         row("both", 2.5, 3.0, **near),
         row("worse", 1.9, 0.9, **near),
         row("useless", 2.0, 0.5, **near),
+        row("as it was", 4.0, 0.0, (), **near),
         row("far", 1.0, 9.0),
     ]
     found = facts(best(), *rows, latency_ms=2.0)
@@ -101,6 +102,7 @@ def test_neighbours_say_why_not():
         "both is too slow and loses too much (2.50 ms, 3.00 points)",
         "worse loses more (1.90 ms, 0.90 points)",
         "useless is no faster and loses no less (2.00 ms, 0.50 points)",
+        "the model as it was is too slow (4.00 ms, 0.00 points)",
         "(2 more were not measured.)",
     ):
         assert words in text

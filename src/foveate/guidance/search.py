@@ -192,7 +192,8 @@ class Search:
         ]
         longest = 0.0
         for trial in waiting:
-            if not self._has(UNTIL_END - longest / self._budget.seconds):
+            until = UNTIL_END - longest / self._budget.seconds
+            if len(self.trials) >= self._wish.tries or not self._has(until):
                 break
             before = self._budget.spent
             self._try(replace(trial.choice, tuned=True))
