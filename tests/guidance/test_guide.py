@@ -14,7 +14,7 @@ from foveate.deploy.images import split_input
 from foveate.guidance import Wish, guide
 from foveate.guidance.bench import Bench
 from foveate.guidance.words import front_table
-from foveate.measure import count
+from foveate.measure import Timing, count
 from foveate.surgery.lineage import lineage
 from foveate.surgery.storage import Store
 from foveate.train import evaluate
@@ -58,7 +58,7 @@ def test_facts_are_whole(guided):
     edits = {row["edit"] for row in facts["sensitivities"]}
     assert {"Remove", "Simulate", "Store"} <= edits
     assert facts["runtime"] == "PyTorch"
-    assert facts["held_out"]["images"] == 60
+    assert facts["held_out"]["images"] == 70
     assert guided.words == facts["words"]
     assert facts["words"][0].startswith("Chosen of ")
     assert front_table(facts).row_count >= 2
@@ -108,8 +108,8 @@ def test_tuning_wins_back_what_channels_took(trained, digits, in_pytorch):
         if row["fields"]["tuned"] and {**row["fields"], "tuned": False} == other["fields"]
     ]
     assert pairs
-    assert all(after["right"] >= before["right"] for after, before in pairs)
-    assert "trained for 3 epochs" in " ".join(found.words)
+    assert len(rows) <= 14
+    assert all(after["right"] > before["right"] + 0.1 for after, before in pairs)
 
 
 def test_agreement_needs_no_right_labels(trained, digits, in_pytorch):
@@ -136,6 +136,22 @@ def test_a_bench_says_where_programs_run(trained, digits, monkeypatch):
     assert bench.no_openvino == "this needs openvino, which is not installed"
     with pytest.raises(FoveateError, match="needs openvino"):
         Bench(trained, images, None, stopwatch=counted, runtime="OpenVINO")
+
+
+def test_noise_is_timed_again(trained, digits):
+    split = digits.splits["val"]
+    images = split_input(split, np.arange(2), trained.preprocess)
+    looks = iter([0.9, 0.5, 0.7, 0.9, 0.01])
+
+    def noisy(programs):
+        width = next(looks)
+        return [Timing(1.0, 1.0, 1.0 + width, 10) for _ in programs]
+
+    bench = Bench(trained, images, None, runtime="PyTorch", stopwatch=noisy)
+    assert bench.reference.high == 1.5  # the best of three
+    figures = bench.measure(bench.original)
+    assert not figures.noisy  # the second look was quiet
+    assert next(looks, None) is None
 
 
 def test_nothing_can_be_edited(digits, in_pytorch):

@@ -7,7 +7,7 @@ from foveate.guidance.words import explain, front_table
 MACHINE = {"processor": "P", "threads": 2, "versions": {"torch": "2"}, "date": "2026-11-21T00:00"}
 
 
-def row(name, ms, points, edits=(), **more):
+def row(name, ms, points, edits=("Remove",), **more):
     fields = {"removed": 0, "multiple": 1, "tuned": False, "numbers": "float32", "floats": 0}
     figures = {
         "latency_ms": {"median": ms, "low": 0.99 * ms, "high": 1.01 * ms},
@@ -15,6 +15,7 @@ def row(name, ms, points, edits=(), **more):
         "right": 0.9 - points / 100,
         "bytes": 1_000_000,
         "macs": more.pop("macs", 100),
+        "noisy": more.pop("noisy", False),
     }
     marks = {"front": False, "chosen": False, "neighbour": False, "why": "", "left_in_float": []}
     found = {"name": name, "fields": fields, "edits": list(edits), "figures": figures, **marks}
@@ -33,7 +34,7 @@ def facts(*trials, met=True, lineage=(), **asked):
         "cut_short": "",
         "sensitivities": [],
         "refused": [],
-        "trials": [row("as it was", 4.0, 0.0), *trials],
+        "trials": [row("as it was", 4.0, 0.0, edits=()), *trials],
         "unmeasured_neighbours": 0,
         "met": met,
         "held_out": None,
@@ -89,6 +90,7 @@ def test_neighbours_say_why_not():
         row("both", 2.5, 3.0, **near),
         row("worse", 1.9, 0.9, **near),
         row("useless", 2.0, 0.5, **near),
+        row("as it was", 4.0, 0.0, (), **near),
         row("far", 1.0, 9.0),
     ]
     found = facts(best(), *rows, latency_ms=2.0)
@@ -100,6 +102,7 @@ def test_neighbours_say_why_not():
         "both is too slow and loses too much (2.50 ms, 3.00 points)",
         "worse loses more (1.90 ms, 0.90 points)",
         "useless is no faster and loses no less (2.00 ms, 0.50 points)",
+        "the model as it was is too slow (4.00 ms, 0.00 points)",
         "(2 more were not measured.)",
     ):
         assert words in text
@@ -163,7 +166,7 @@ def test_nothing_to_do():
 
 def test_caveats():
     failed = {**row("4-bit weights", 1, 1), "figures": None, "why": "it cannot run"}
-    found = facts(best(), failed)
+    found = facts(best(noisy=True), failed)
     found["refused"] = [{"edit": "Remove", "why": "its Python cannot be followed"}]
     found["no_openvino"] = "it is not installed"
     found["cut_short"] = "the keyboard"
@@ -176,6 +179,7 @@ def test_caveats():
     assert "Not made or run: 4-bit weights; the first because it cannot run." in text
     assert "Judged and timed in PyTorch, eager: it is not installed." in text
     assert "The search was ended by the keyboard: more may find better." in text
+    assert "too busy to time 1 of them well" in text
     assert "What costs most alone: losing 4 of 8 channels in stem (2.50 points)." in text
 
 

@@ -108,8 +108,9 @@ def guide(
     held_out = None
     if len(data.splits["test"]) and best.choice != search.original.choice:
         told("judging on the test split")
-        lost = bench.lost_on(program, *_judges(model, data.splits["test"], wish))
-        held_out = {"images": min(len(data.splits["test"]), len(images)), **asdict(lost)}
+        others, classes = _judges(model, data.splits["test"], wish)
+        lost = bench.lost_on(program, others, classes)
+        held_out = {"images": len(others), **asdict(lost)}
     around = space.neighbours(best.choice)
     rows = [
         {

@@ -192,7 +192,8 @@ class Search:
         ]
         longest = 0.0
         for trial in waiting:
-            if not self._has(UNTIL_END - longest / self._budget.seconds):
+            until = UNTIL_END - longest / self._budget.seconds
+            if len(self.trials) >= self._wish.tries or not self._has(until):
                 break
             before = self._budget.spent
             self._try(replace(trial.choice, tuned=True))
@@ -225,10 +226,11 @@ class Search:
         self._told("timing the front")
         names = list(self.programs)
         times = self.bench.times([self.programs[name] for name in names])
-        for name, milliseconds in zip(names, times, strict=True):
+        for name, timing in zip(names, times, strict=True):
             trial = self.trials[name]
             assert trial.figures
-            figures = replace(trial.figures, milliseconds=milliseconds)
+            milliseconds = timing.milliseconds()
+            figures = replace(trial.figures, milliseconds=milliseconds, noisy=timing.is_noisy)
             self.trials[name] = replace(trial, figures=figures)
 
     # ------------------------------------------------------------ one composition

@@ -52,10 +52,15 @@ def _outcome(facts: dict[str, Any], best: Row) -> str:
     count = f"{found} compositions" if found > 1 else "1 composition"
     asked = _asked(facts)
     if not facts["met"]:
-        return f"None of {count} {asked}; the nearest that keeps the guard is {best['name']}."
+        return f"None of {count} {asked}; the nearest that keeps the guard is {_called(best)}."
     if not best["edits"]:
         return f"Of {count}, the model as it was serves best: no edit is needed."
     return f"Chosen of {count}, as it {asked}: {best['name']}."
+
+
+def _called(row: Row) -> str:
+    """A composition within a sentence."""
+    return row["name"] if row["edits"] else "the model as it was"
 
 
 def _asked(facts: dict[str, Any]) -> str:
@@ -63,7 +68,7 @@ def _asked(facts: dict[str, Any]) -> str:
     limit = facts["asked"]["latency_ms"]
     if limit is None:
         return f"is fastest and {guard}" if facts["met"] else guard
-    return f"takes at most {limit:g} ms and {guard}"
+    return f"takes at most {limit:.4g} ms and {guard}"
 
 
 def _points(value: float, facts: dict[str, Any]) -> str:
@@ -142,7 +147,7 @@ def _binding(facts: dict[str, Any], best: Row) -> str:
         next_one = min(faster, key=lost)
         return (
             f"The guard binds: the least that anything faster loses is {lost(next_one):.2f} points "
-            f"({next_one['name']}, {number(milliseconds(next_one))} ms)."
+            f"({_called(next_one)}, {number(milliseconds(next_one))} ms)."
         )
     better = [row for row in rows if lost(row) < lost(best) and milliseconds(row) > limit]
     spare = f"of the guard's {guard:g}, {guard - lost(best):.2f} points are left"
@@ -151,23 +156,23 @@ def _binding(facts: dict[str, Any], best: Row) -> str:
     next_one = min(better, key=milliseconds)
     return (
         f"The latency binds: what loses less takes {number(milliseconds(next_one))} ms or more "
-        f"({next_one['name']}, {lost(next_one):.2f} points); {spare}."
+        f"({_called(next_one)}, {lost(next_one):.2f} points); {spare}."
     )
 
 
 def _missing(facts: dict[str, Any], best: Row) -> str:
     limit = facts["asked"]["latency_ms"]
-    over = f"It is {milliseconds(best) / limit - 1:.0%} over the {limit:g} ms. "
+    over = f"It is {milliseconds(best) / limit - 1:.0%} over the {limit:.4g} ms. "
     able = [row for row in facts["trials"] if milliseconds(row) <= limit]
     if able:
         least = min(able, key=lambda row: (lost(row), milliseconds(row)))
         return (
-            f"{over}Of what is fast enough, {least['name']} loses least: {lost(least):.2f} points "
+            f"{over}Of what is fast enough, {_called(least)} loses least: {lost(least):.2f} points "
             f"at {number(milliseconds(least))} ms. Both bind."
         )
     fastest = min(facts["trials"], key=milliseconds)
     return (
-        f"{over}The fastest of all, {fastest['name']}, takes {number(milliseconds(fastest))} ms "
+        f"{over}The fastest of all, {_called(fastest)}, takes {number(milliseconds(fastest))} ms "
         f"and loses {lost(fastest):.2f} points, so the latency binds, whatever the guard."
     )
 
@@ -177,7 +182,7 @@ def _neighbours(facts: dict[str, Any], best: Row) -> str:
     if not rows:
         return ""
     rows.sort(key=lambda row: abs(milliseconds(row) - milliseconds(best)))
-    said = "; ".join(f"{row['name']} {_against(row, best, facts)}" for row in rows)
+    said = "; ".join(f"{_called(row)} {_against(row, best, facts)}" for row in rows)
     more = facts["unmeasured_neighbours"]
     rest = f" ({more} more were not measured.)" if more else ""
     return f"One step away: {said}.{rest}"
@@ -219,6 +224,12 @@ def _caveats(facts: dict[str, Any]) -> list[str]:
         said.append(f"Not made or run: {listed}; the first because {failed[0]['why']}.")
     if facts["no_openvino"]:
         said.append(f"Judged and timed in PyTorch, eager: {facts['no_openvino']}.")
+    noisy = [row for row in facts["trials"] if row["figures"] and row["figures"]["noisy"]]
+    if noisy:
+        said.append(
+            f"The machine was too busy to time {len(noisy)} of them well: do it again when it "
+            "rests."
+        )
     if facts["cut_short"]:
         said.append(f"The search was ended by {facts['cut_short']}: more may find better.")
     return said
