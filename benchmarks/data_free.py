@@ -91,10 +91,12 @@ def main(weights: str, source: str, count: str = "10000") -> None:
             tops[kind] = highest(rounded)
             off = (tops[kind] / tops["data"]).log().abs().mean().exp().item()
             row(f"W{bits}A4, ranges of {kind}", rounded, ranges_off_by=off)
-            for change, how in ((True, "the change"), (False, "the statistics")):
-                own = "data" if kind == "data" else "strong"
-                adapted, _ = AdaptNorms(kind="given", change=change).apply(rounded, made[own])
-                row(f"W{bits}A4, ranges of {kind}, norms learn {how} of {own}", adapted)
+            looked_at = {"data": ("data",), "matching": ("strong", "matching")}
+            for own in looked_at.get(kind, ("strong",)):
+                for change, how in ((True, "the change"), (False, "the statistics")):
+                    adapt = AdaptNorms(kind="given", change=change)
+                    adapted, _ = adapt.apply(rounded, made[own])
+                    row(f"W{bits}A4, ranges of {kind}, norms learn {how} of {own}", adapted)
 
 
 def drawn(split: Split, count: int) -> tuple[Tensor, np.ndarray]:
