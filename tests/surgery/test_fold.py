@@ -96,3 +96,11 @@ def test_merging_finds_the_affine_by_itself(tmp_path):
 def test_what_knows_no_deployed_form():
     with pytest.raises(FoveateError, match="nothing to change"):
         Fold().apply(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+
+
+@pytest.mark.parametrize("name", ["riformer_mini32", "unireplknet_mini32", "lsnet_mini32"])
+def test_what_has_its_deployed_form(name):
+    folded, coverage = Fold().apply(create_model(name, num_classes=5))
+    assert any(line.changed for line in coverage)
+    with pytest.raises(FoveateError, match="deployed form already"):
+        Fold().apply(folded)

@@ -48,7 +48,6 @@ class Event:
         takes, makes: numbers of the values.
         path: of the innermost module around it.
         call: that makes it, or None where a module around it is called more than once.
-        lone: whether it is all that its module does.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Event:
     makes: tuple[int, ...]
     path: str
     call: Call | None
-    lone: bool
 
 
 class Watch(TorchFunctionMode):
@@ -88,33 +86,33 @@ class Watch(TorchFunctionMode):
                 handle.remove()
             self._model.train(was_training)
         given = tuple(self._number(tensor) for tensor in tensors(out))
-        return [*self._told(), Event("", given, (), "", None, False)]
+        return [*self._told(), Event("", given, (), "", None)]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         takes = tuple(self._number(t) for t in (*tensors(args), *tensors(kwargs or {})))
         out = func(*args, **(kwargs or {}))
         name = plain_name(func)
-        if results := list(tensors(out)):
+        results = list(tensors(out))
+        if results and self._stack:
             makes = tuple(self._number(t, new=True) for t in results)
+            self._stack[-1].calls[name] += 1
             whats = [*(frame.path for frame in self._stack[1:]), name]
-            if self._stack:
-                self._stack[-1].calls[name] += 1
             places = [
                 (frame, what, frame.calls[what] - 1)
-                for frame, what in zip(self._stack, whats, strict=bool(self._stack))
+                for frame, what in zip(self._stack, whats, strict=True)
             ]
             self._seen.append((name, takes, makes, places))
         return out
 
     def _told(self) -> list[Event]:
         """The events, once it is known how often each module was called."""
-        paths = [places[-1][0].path if places else "" for *_, places in self._seen]
+        paths = [places[-1][0].path for *_, places in self._seen]
         functions = Counter(paths)
         told = []
         for path, (name, takes, makes, places) in zip(paths, self._seen, strict=True):
             has_parts = any(True for _ in self._model.get_submodule(path).children())
             lone = functions[path] == self._visits[path] and not has_parts
-            told.append(Event(name, takes, makes, path, self._call(name, places, lone), lone))
+            told.append(Event(name, takes, makes, path, self._call(name, places, lone)))
         return told
 
     def _call(self, name: str, places: "list[_Place]", lone: bool) -> Call | None:

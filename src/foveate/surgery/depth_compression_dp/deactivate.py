@@ -1,7 +1,8 @@
 """Activations are removed where the convolutions around them are worth merging."""
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -83,28 +84,22 @@ class Deactivate(Edit):
         found = rows(model, images[0][:2], self.skip)
         if not found:
             return _plan_of([]), _coverage(model, [])
-        times: dict[tuple[int, int], float] = {}
-        importance: dict[tuple[int, int], float] = {}
-        starts, n = [], 0
+        latency = self.latency or eager
+        times = [piece_times(row, self.longest, self.batch, latency) for row in found]
+        runs = [worthwhile(row, own, self.longest) for row, own in zip(found, times, strict=True)]
+        joined, starts, n = _in_one_line(found, times)
+        before = sum(joined[at, at + 1] for at in range(n))
+        self._demand_enough(joined, _in_one_line(found, runs)[0], n, before)
         score = self.score or Agreement.to(model, images)
-        for row in found:
-            starts.append(n)
-            own = piece_times(row, self.longest, self.batch, self.latency or eager)
-            worth = self._importance(model, row, own, score, images)
-            for table, values in ((times, own), (importance, worth)):
-                table |= {(n + i, n + j): value for (i, j), value in values.items()}
-            n += len(row) + 1
-            times[n - 1, n] = importance[n - 1, n] = 0.0  # what is between two rows stays
-        before = sum(times[at, at + 1] for at in range(n))
-        choice = solve(times, importance, n, self.share * before)
-        if choice is None:
-            least = solve(times, dict.fromkeys(importance, 0.0), n, before)
-            assert least is not None
-            raise FoveateError(
-                f"the convolutions of {type(model).__name__} cannot be merged to {self.share:.0%} "
-                f"of their time: give a share of {least.seconds / before:.3f} or more, or a larger "
-                "longest"
+        was = self._score(model, [], score, images)
+        worth = []
+        for row, own in zip(found, runs, strict=True):
+            pieces = {run: [(row, a, b) for a, b in pairwise(cuts)] for run, cuts in own.items()}
+            worth.append(
+                {run: self._score(model, of, score, images) - was for run, of in pieces.items()}
             )
+        choice = solve(joined, _in_one_line(found, worth)[0], n, self.share * before)
+        assert choice is not None
         pieces = _pieces(found, starts, choice)
         plan = {
             **_plan_of(pieces),
@@ -129,26 +124,28 @@ class Deactivate(Edit):
     def fit(self, model: nn.Module, plan: Plan, data: Images) -> None:
         renew_norms(model, list(self.batches(data)))
 
-    def _importance(
+    def _demand_enough(self, times: Times, runs: Times, n: int, before: float) -> None:
+        """Raises: FoveateError if no choice keeps the budget."""
+        least = solve(times, dict.fromkeys(runs, 0.0), n, before)
+        assert least is not None  # all layers as they are take what they took
+        if least.seconds > self.share * before:
+            share = math.ceil(1000 * least.seconds / before) / 1000
+            raise FoveateError(
+                f"the convolutions that stand in rows cannot be merged to {self.share:.0%} of "
+                f"their time: give a share of {share:.3f} or more, or a larger longest"
+            )
+
+    def _score(
         self,
         model: nn.Module,
-        row: Row,
-        times: Times,
+        pieces: "list[Piece]",
         score: Callable[[nn.Module], float],
         images: list[Tensor],
-    ) -> Times:
-        """How much the score of a model changes with each run that is worth while."""
-        table = {(at, at + 1): 0.0 for at in range(len(row))}
-        before = score(model)
-        for (i, j), cuts in worthwhile(row, times, self.longest).items():
-            plan = _plan_of([(row, a, b) for a, b in pairwise(cuts)])
-            if not plan["off"] and not any(any(m) for m in row.margins(i, j)[1:]):
-                table[i, j] = 0.0  # nothing is computed otherwise
-                continue
-            edited = self.rebuild(copy.deepcopy(model), plan)
-            renew_norms(edited, images)
-            table[i, j] = score(edited) - before
-        return table
+    ) -> float:
+        """What a model would score without the activations inside some pieces."""
+        edited = self.rebuild(copy.deepcopy(model), _plan_of(pieces))
+        renew_norms(edited, images)
+        return score(edited)
 
 
 def waiting(model: nn.Module) -> list[Step]:
@@ -164,6 +161,24 @@ def waiting(model: nn.Module) -> list[Step]:
 
 Piece = tuple[Row, int, int]
 """Convolutions of a row, between two positions."""
+
+
+def _in_one_line(
+    found: list[Row], tables: Sequence[Mapping[tuple[int, int], Any]]
+) -> tuple[dict[tuple[int, int], Any], list[int], int]:
+    """Tables of all rows as one, where each begins, and the last position.
+
+    Between two rows, and where the line ends, is a piece that costs nothing, and so is every
+    layer by itself that a table lacks.
+    """
+    joined: dict[tuple[int, int], Any] = {}
+    starts, n = [], 0
+    for row, table in zip(found, tables, strict=True):
+        starts.append(n)
+        joined |= {(n + at, n + at + 1): 0.0 for at in range(len(row) + 1)}
+        joined |= {(n + i, n + j): value for (i, j), value in table.items()}
+        n += len(row) + 1
+    return joined, starts, n
 
 
 def _pieces(found: list[Row], starts: list[int], choice: Choice) -> list[Piece]:
