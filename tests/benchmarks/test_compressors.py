@@ -90,7 +90,7 @@ def test_what_compression_costs(script, shared, monkeypatch):
     for name, value in (("CALIBRATION", 64), ("TUNED", 2), ("HALVINGS", 4), ("LEFT", (0.5,))):
         monkeypatch.setattr(cost, name, value)
     left = []
-    monkeypatch.setattr(cost.Sheet, "write", left.append)
+    monkeypatch.setattr(cost.Sheet, "write", lambda sheet: left.append(sheet))
     cost.main(
         str(shared / "weights/resnet20_cifar10.safetensors"), str(shared / "data/cifar10.tar.gz")
     )
