@@ -125,9 +125,9 @@ def _is_layer(node: torch.fx.Node) -> bool:
 
 
 def _kept_by_export(converted: nn.Module, images: Tensor) -> int:
-    file = io.BytesIO()
+    file, few = io.BytesIO(), images[:2].clone()  # it writes its example, all that lies behind it
     with quiet():
-        torch.export.save(torch.export.export(converted, (images[:2],)), file)
+        torch.export.save(torch.export.export(converted, (few,)), file)
     return len(file.getvalue())
 
 

@@ -37,7 +37,7 @@ from foveate.measure import count, mean_interval, side_by_side
 from foveate.memory import kept
 from foveate.vision import IMAGENET_MEAN, IMAGENET_STD
 
-CALIBRATION, BATCH, TUNED, RATE, HALVINGS = 1024, 125, 400, 0.01, 7
+CALIBRATION, BATCH, TUNED, RATE, HALVINGS = 1024, 125, 200, 0.01, 7
 SCOPES = ("blocks", "all groups")
 LEFT = (0.75, 0.5)
 """Of the multiply-adds, after pruning."""

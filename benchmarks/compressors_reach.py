@@ -64,16 +64,13 @@ class Tried:
 
 def main() -> None:
     found = recorded() if sys.argv[1:] else {}
-    for name in sys.argv[1:] or NETWORKS:
-        for what, libraries, judge in (
-            ("pruned", PRUNERS, pruned),
-            ("INT8", QUANTISERS, quantised),
-        ):
+    for what, libraries, judge in (("pruned", PRUNERS, pruned), ("INT8", QUANTISERS, quantised)):
+        for name in sys.argv[1:] or NETWORKS:
             for library, do in libraries.items():
                 one = tried(NETWORKS[name], what, library, do, judge)
                 found[one.network, one.what, one.library] = one
                 print(f"{name}, {what}, {library}: {one.said}, {one.seconds:.1f} s", flush=True)
-        sheet(list(found.values())).write()
+            sheet(list(found.values())).write()
 
 
 def recorded() -> dict[tuple[str, str, str], Tried]:
@@ -138,10 +135,13 @@ def sheet(found: list[Tried]) -> Sheet:
         by_network.setdefault(one.network, {})[one.what, one.library] = one
     rows = []
     for name, cells in by_network.items():
-        shown = [cells[column] for column in columns]
-        rows.append([name, *(one.said if one.works else "*fails*" for one in shown)])
-    total = [sum(cells[column].works for cells in by_network.values()) for column in columns]
-    rows.append(["**works on**", *(f"**{n} of {len(by_network)}**" for n in total)])
+        shown = [cells.get(column) for column in columns]
+        rows.append([name, *(_cell(one) for one in shown)])
+    total = ["**works on**"]
+    for column in columns:
+        ones = [cells[column] for cells in by_network.values() if column in cells]
+        total.append(f"**{sum(one.works for one in ones)} of {len(ones)}**")
+    rows.append(total)
     return Sheet(
         __file__,
         title="Compression of many networks, beside peers",
@@ -152,6 +152,13 @@ def sheet(found: list[Tried]) -> Sheet:
         notes=[f"{x.network}, {x.what}, {x.library}: {x.said}" for x in found if not x.works],
         facts=[asdict(one) for one in found],
     )
+
+
+def _cell(one: Tried | None) -> str:
+    """What a table says of it."""
+    if one is None:
+        return "not tried"
+    return one.said if one.works else "*fails*"
 
 
 if __name__ == "__main__":

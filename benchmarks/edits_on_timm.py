@@ -221,11 +221,11 @@ def sheet(found: list[Found], before: dict[str, list[type[Edit]]]) -> Sheet:
     by_edit: dict[str, list[Found]] = defaultdict(list)
     for one in found:
         by_edit[one.edit].append(one)
-    for edit, ones in by_edit.items():
+    for edit, ones in sorted(by_edit.items()):
         count = {o: sum(one.outcome == o for one in ones) for o in ("works", "refuses", "fails")}
         changed, parts = sum(one.changed for one in ones), sum(one.parts for one in ones)
         took = [one.seconds for one in ones if one.outcome == "works"]
-        first = " ".join(kind.__name__ for kind in before[edit])
+        first = " ".join(kind.__name__ for kind in before.get(edit, []))
         result.rows.append(
             [
                 *(edit, first),

@@ -76,3 +76,34 @@ def test_reach_tells_refusals_from_success(script):
     assert table.rows[0] == ["mobilenetv3_small_050", "1.00x MACs", "*fails*"]
     assert table.rows[1][1:] == ["**1 of 1**", "**0 of 1**"]
     assert table.notes == ["mobilenetv3_small_050, pruned, torch-pruning: IndexError: out of"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_compression_costs(script, shared, monkeypatch):
+    """The whole of it on few images, steps and tries."""
+    for needed in ("nncf", "torchao", "torch_pruning"):
+        pytest.importorskip(needed)
+    cost = script("compressors_cost")
+    few = cost.numbers
+    monkeypatch.setattr(cost, "numbers", lambda split: [part[:250] for part in few(split)])
+    for name, value in (("CALIBRATION", 64), ("TUNED", 2), ("HALVINGS", 4), ("LEFT", (0.5,))):
+        monkeypatch.setattr(cost, name, value)
+    left = []
+    monkeypatch.setattr(cost.Sheet, "write", lambda sheet: left.append(sheet))
+    cost.main(
+        str(shared / "weights/resnet20_cifar10.safetensors"), str(shared / "data/cifar10.tar.gz")
+    )
+    [found] = left
+    by_name = {(fact["what"], fact["by"].split()[0]): fact for fact in found.facts}
+    whole = by_name["float", "OpenVINO"]
+    assert whole["top1"] > 0.7
+    for library in ("Foveate", "nncf", "torchao"):
+        int8 = by_name["INT8", library]
+        assert abs(int8["lost"][0]) < 5
+        assert int8["integer"] == [20, 20]
+        assert int8["bytes"] < whole["bytes"]
+    for what in ("50% of MACs, blocks", "50% of MACs, blocks, tuned", "50% of MACs, all groups"):
+        assert by_name[what, "Foveate"]["macs"] == pytest.approx(whole["macs"] / 2, rel=0.15)
+    assert len(found.rows) == 4 + 2 * 2 * 2
+    assert len(found.notes) == len(found.rows) - len(found.facts)

@@ -124,3 +124,7 @@ def test_the_model_forgets(tokens):
         assert "forward" in vars(model)
         assert torch.equal(model(tokens), Net.forward(model, tokens))
     assert "forward" not in vars(model)
+    model.forward = model.stem.forward
+    with tied(model):
+        pass
+    assert model.forward == model.stem.forward

@@ -73,11 +73,14 @@ def tied(model: nn.Module) -> Iterator[None]:
         with _Sizes():
             return forward(*args, **kwargs)
 
+    own = vars(model).get("forward")
     vars(model)["forward"] = noting
     try:
         yield
     finally:
         del vars(model)["forward"]
+        if own is not None:
+            vars(model)["forward"] = own
 
 
 class _Sizes(TorchFunctionMode):
