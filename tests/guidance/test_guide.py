@@ -193,7 +193,7 @@ def test_in_the_terminal(digits, tmp_path, capsys, monkeypatch):
     assert code == 0, err
     assert "points lost" in out
     assert load_model(tmp_path / "small").labels == model.labels
-    assert "Chosen of" in (tmp_path / "page.html").read_text("utf-8")
+    assert "compositions" in (tmp_path / "page.html").read_text("utf-8")
     (tmp_path / "page.html").unlink()
     code, out, err = run(capsys, monkeypatch, *words, "--latency", "1us")
     assert code == 2

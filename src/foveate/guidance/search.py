@@ -222,15 +222,25 @@ class Search:
         return False
 
     def _time_the_front(self) -> None:
-        """Time those on the front in turns, so that their order is sure."""
+        """Time those on the front in turns, so that their order is sure.
+
+        The others' times are told as if the original had run as fast then.
+        """
         self._told("timing the front")
-        names = list(self.programs)
+        names = [Choice(), *(name for name in self.programs if name != Choice())]
         times = self.bench.times([self.programs[name] for name in names])
-        for name, timing in zip(names, times, strict=True):
-            trial = self.trials[name]
-            assert trial.figures
-            milliseconds = timing.milliseconds()
-            figures = replace(trial.figures, milliseconds=milliseconds, noisy=timing.is_noisy)
+        shift = 1e3 * times[0].median / self.original.ms
+        timed = dict(zip(names, times, strict=True))
+        for name, trial in self.trials.items():
+            if trial.figures is None:
+                continue
+            figures, timing = trial.figures, timed.get(name)
+            if timing is None:
+                told = {key: shift * ms for key, ms in figures.milliseconds.items()}
+                figures = replace(figures, milliseconds=told)
+            else:
+                told = timing.milliseconds()
+                figures = replace(figures, milliseconds=told, noisy=timing.is_noisy)
             self.trials[name] = replace(trial, figures=figures)
 
     # ------------------------------------------------------------ one composition
