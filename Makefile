@@ -2,7 +2,7 @@
 # make test: set up, run the tests.
 # make bench PHOTOS=FOLDER: compare with peers, on a folder of JPEGs; hours.
 PYTHON ?= python3
-BENCHES ?= memory kernels training data_loading inference startup
+BENCHES ?= memory kernels training data_loading inference startup edits_on_timm compressors_reach
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 BUILD  := pyproject.toml hatch_build.py $(wildcard src/foveate/*/native/*.[ch] src/foveate/*/*/native/*.[ch])

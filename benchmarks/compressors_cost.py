@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cifar_networks import ResNet
 from compressors import (
     Program,
     in_float,
@@ -25,7 +26,6 @@ from compressors import (
     pruned_by_foveate,
     pruned_by_torch_pruning,
 )
-from quantised import ResNet20
 from results import Sheet
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ def main(weights: str, images: str) -> None:
 
 def network(weights: str) -> nn.Module:
     """The ResNet, which takes pixels from 0 to 1."""
-    net = ResNet20()
+    net = ResNet(3)
     net.load_state_dict(load_file(weights), strict=False)
     return nn.Sequential(Normalise(), net).eval()
 

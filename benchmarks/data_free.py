@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quantised import ResNet20
-from safetensors.torch import load_file
+from cifar_networks import network
 from torch import Tensor, nn
 
 from foveate.data import Split
@@ -31,7 +30,6 @@ from foveate.surgery.edit import Edit
 from foveate.surgery.imagine import Imagine
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate, simulated
 from foveate.surgery.udfc import NarrowRestored, RestoreRounded
-from foveate.vision import Preprocess, VisionModel
 
 RESULTS = Path(__file__).with_suffix(".json")
 BATCH, REAL = 250, 256
@@ -57,8 +55,7 @@ def pruned() -> dict[str, list[Edit]]:
 
 def main(weights: str, source: str, count: str = "10000") -> None:
     data = open_data(source)
-    model = VisionModel(ResNet20().eval(), Preprocess(size=32), data.labels)
-    model.backbone.load_state_dict(load_file(weights), strict=False)
+    model = network("resnet20", Path(weights), data.labels)
     test = drawn(data.splits["test"], int(count))
     real, _ = drawn(data.splits["train"], REAL)
     before = right(model, *test)

@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from quantised import ResNet20
+from cifar_networks import network
 from results import Benchmark, Row, interval
-from safetensors.torch import load_file
 from torch import nn
 
 from foveate.data import Batches, Dataset
@@ -83,19 +82,14 @@ def main(weights: str, source: str, *only: str) -> None:
         says=SAYS,
         keep=bool(only),
     )
-    resnet = VisionModel(ResNet20(), Preprocess(size=32), data.labels).eval()
-    resnet.backbone.load_state_dict(load_file(weights), strict=False)
+    resnet = network("resnet20", Path(weights), data.labels)
     compare(bench, "resnet20", resnet, data, len(data.splits["test"]), only or tuple(EDITS))
     torch.manual_seed(0)
-    network = VisionModel(
-        timm.create_model(TIMM, num_classes=10), Preprocess(size=128), data.labels
-    )
+    mobile = VisionModel(timm.create_model(TIMM, num_classes=10), Preprocess(size=128), data.labels)
     with torch.no_grad():  # the statistics of its norms
-        for batch in calibration(network.train(), data)[:2]:
-            network(batch)
-    compare(
-        bench, TIMM, network.eval(), data, 1000, [e for e in TIMM_EDITS if e in (only or EDITS)]
-    )
+        for batch in calibration(mobile.train(), data)[:2]:
+            mobile(batch)
+    compare(bench, TIMM, mobile.eval(), data, 1000, [e for e in TIMM_EDITS if e in (only or EDITS)])
 
 
 def compare(

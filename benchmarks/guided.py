@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quantised import ResNet20
-from safetensors.torch import load_file
+from cifar_networks import network
 
 from foveate.data import Dataset
 from foveate.data import open as open_data
 from foveate.guidance import Bench, Wish, guide
 from foveate.report.guidance import guidance_page
 from foveate.report.html import write_page
-from foveate.vision import Preprocess, VisionModel
 
 RESULTS = Path(__file__).with_suffix(".json")
 SHARES = (0.65, 0.5)
@@ -34,8 +32,7 @@ EPOCHS = (0.0, 1.0)
 
 def main(weights: str, images: str, seconds: str = "600") -> None:
     data = halved(open_data(images))
-    model = VisionModel(ResNet20().eval(), Preprocess(size=32), data.labels).eval()
-    model.backbone.load_state_dict(load_file(weights), strict=False)
+    model = network("resnet20", Path(weights), data.labels)
     noise = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)
     whole = 1e3 * Bench(model, noise, None, seconds=1.0).reference.median
     found: dict[str, Any] = {"milliseconds": whole, "wishes": []}

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quantised import ResNet20, right
-from safetensors.torch import load_file
+from cifar_networks import network, right
 from torch import nn
 
 from foveate.data import Augment, Batches
@@ -33,7 +32,7 @@ from foveate.surgery.depth_compression_dp.deactivate import Deactivate
 from foveate.surgery.depth_compression_dp.merge_runs import MergeRuns
 from foveate.surgery.lineage import lineage
 from foveate.train import Recipe, train
-from foveate.vision import Preprocess, VisionModel
+from foveate.vision import VisionModel
 
 RESULTS = Path(__file__).with_suffix(".json")
 SHARES, CALIBRATION, BATCH = (0.9, 0.8), 512, 128
@@ -41,8 +40,7 @@ SHARES, CALIBRATION, BATCH = (0.9, 0.8), 512, 128
 
 def main(weights: str, images: str, epochs: str = "1") -> None:
     data = open_data(images)
-    model = VisionModel(ResNet20().eval(), Preprocess(size=32), data.labels)
-    model.backbone.load_state_dict(load_file(weights), strict=False)
+    model = network("resnet20", Path(weights), data.labels)
     first = Batches(split=data.splits["train"], batch_size=BATCH, size=32).epoch(0)
     calibration = [next(first).images for _ in range(CALIBRATION // BATCH)]
     before = right(model, data)

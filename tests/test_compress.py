@@ -120,7 +120,7 @@ def test_edits_as_text():
     ("words", "message"),
     [
         (["sprint_s"], "there is no edit: give one"),
-        (["sprint_s", "--edit", "shrink"], "there is no edit 'shrink': there are"),
+        (["sprint_s", "--edit", "wither"], "there is no edit 'wither': there are"),
         (["sprint_s", "--edit", "narrow:share"], "'share' in --edit narrow:share is no field"),
         (["sprint_s", "--edit", "narrow:width=2"], "Narrow has no field 'width'"),
         (["sprint_s", "--edit", "narrow:share=2"], "share is 2"),
