@@ -62,6 +62,8 @@ def test_torch_pruning_of_heads(compressors, script):
 
 
 def test_reach_tells_refusals_from_success(script):
+    pytest.importorskip("torch_pruning")
+    pytest.importorskip("torchao")
     reach = script("compressors_reach")
     network = reach.NETWORKS["mobilenetv3_small_050"]
 

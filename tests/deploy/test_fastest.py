@@ -249,6 +249,13 @@ def test_fallback_stops_where_the_guard_is_kept(quantised, images):
     assert not list(fallbacks(int8, pixels, expected, keeps, lambda: 0.0))
 
 
+def test_nothing_falls_back_where_nothing_is_quantised(quantised, images):
+    program, _ = quantised
+    pixels = images.numpy()
+    expected = OpenVinoRuntime(program)(pixels)
+    assert not list(fallbacks(program, pixels, expected, lambda logits: True, lambda: 60.0))
+
+
 def test_the_search_returns_layers_to_float(model, images, monkeypatch):
     """A guard that INT8 cannot keep, and timings by which INT8 wins: a mixed program is found.
 

@@ -37,6 +37,8 @@ def fallbacks(
             sensitivities, layers not yet measured count as insensitive.
     """
     names = quantised_layers(quantised)
+    if not names:
+        return
     switched = Switched(quantised, names, images.shape[1:])
     some, wanted = images[:SENSITIVITY_IMAGES], expected[:SENSITIVITY_IMAGES]
     half = left() / 2
