@@ -94,6 +94,7 @@ def main() -> None:
             score=score,
             calibration=calibration,
             guard=min(min(lost_at.values()) + GUARD, 100),
+            seconds=0.5,
             budget=400,
         )
         for batch, theirs in theirs_at.items():

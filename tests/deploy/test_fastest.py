@@ -319,3 +319,27 @@ def test_mistakes_are_said(model, images, tmp_path):
         fastest(model, images, batch=0)
     with pytest.raises(FoveateError, match="deploy the model again"):
         load_fastest(tmp_path)
+
+
+@pytest.mark.parametrize(("int8", "wins"), [(0.98, "float32"), (0.9, "int8")])
+def test_of_those_that_are_even_the_most_accurate_leads(model, images, monkeypatch, int8, wins):
+    module = import_module("foveate.deploy.fastest")
+
+    def by_precision(calls, **options):
+        taken = {name: int8 if "int8" in name else 1.0 for name in calls}
+        return {name: Timing(each, each, each, 5) for name, each in taken.items()}
+
+    monkeypatch.setattr(module, "side_by_side", by_precision)
+    monkeypatch.setattr(module, "_pace", lambda call: 1.0)
+    expected = model(images).detach().numpy()
+    ways = [("openvino", "float32"), ("openvino", "int8")]
+    made = fastest(
+        model,
+        images,
+        score=lambda logits: 100 - float(np.abs(logits - expected).max()),
+        guard=100,
+        ways=ways,
+        seconds=0.02,
+    )
+    assert made.chosen.precision == wins
+    assert made.table[0] == made.chosen

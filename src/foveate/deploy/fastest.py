@@ -32,6 +32,8 @@ LEADERS = 3
 """Candidates that are timed longer, and with fewer threads or more streams."""
 LEVEL = 1.1
 """Candidates within so many times the fastest's brief time are timed longer too."""
+EVEN = 1.03
+"""Candidates within so many times the fastest are taken for even, and the most accurate leads."""
 HOPELESS = 3.0
 """A candidate that is so many times slower at a first look is looked at no further."""
 NEAR = 1.5
@@ -133,7 +135,8 @@ class Search:
     def table(self, batch: int = 1) -> tuple[list[Candidate], dict[str, Any]]:
         """Every candidate with its figures for so many images a call, and what is kept of them.
 
-        Those that keep the guard come first, the fastest first.
+        Those that keep the guard come first, the fastest first; of those that time does not
+        tell apart, the most accurate leads.
         """
         if batch < 1:
             raise FoveateError(f"batch {batch} makes no sense: give 1 or more")
@@ -230,13 +233,19 @@ class Search:
     def _final(
         self, leaders: list[Candidate], batch: int
     ) -> tuple[list[Candidate], list[Candidate]]:
-        """The leaders timed again, with fewer threads and more streams beside them."""
+        """The leaders timed again, with fewer threads and more streams beside them.
+
+        The fastest comes first, or the most accurate of those that are even with it.
+        """
         several = torch.get_num_threads() > 1
         more = _variants(leaders[:LEADERS], batch) if several else []
         if self._left() < self._seconds * (len(leaders) + len(more)):
             return leaders, [replace(row, milliseconds=None, why=self._no_time()) for row in more]
         self._told("timing")
-        return sorted(self._time(leaders + more, batch, self._seconds), key=_speed), []
+        final = sorted(self._time(leaders + more, batch, self._seconds), key=_speed)
+        even = [row for row in final if _speed(row) <= EVEN * _speed(final[0])]
+        lead = sorted(even, key=lambda row: -row.score)[:1]
+        return [*lead, *(row for row in final if row not in lead)], []
 
     # ------------------------------------------------------------ one candidate
 
