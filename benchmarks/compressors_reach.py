@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from foveate.errors import FoveateError
 from foveate.measure import count
 
-SHARE, CALIBRATION, JUDGED = 0.25, 8, 8
+SHARE, CALIBRATION, JUDGED = 0.25, 32, 32
 PRUNERS = {"Foveate": pruned_by_foveate, "torch-pruning": pruned_by_torch_pruning}
 QUANTISERS = {
     "Foveate": int8_by_foveate,
@@ -41,8 +41,8 @@ pruned network still computes, as counted by Foveate. Foveate proves every remov
 uncut network; what cannot be proven stays, so that more may be left. What Foveate pruned is saved
 as safetensors and JSON (see *Every edit on timm's networks*); Torch-Pruning's way of saving is a
 pickle of the whole model. *INT8*: 8 bits for weights and activations, calibrated on {CALIBRATION}
-images; a cell has the layers (convolutions, products) that compute in integers, and the cosine of
-the logits with the float network's on {JUDGED} other images, less their mean. Foveate's
+images; a cell has the layers (convolutions, products) that compute in integers, and the mean
+cosine of the logits with the float network's on {JUDGED} other images, less their mean. Foveate's
 (`Simulate`, `CorrectBias`, `Store`) and NNCF's programs run in OpenVINO and are counted there;
 NNCF is told of transformers, and torchao's graph (`X86InductorQuantizer`, which by default leaves
 products of activations in float) is counted as it is converted. Torch-Pruning is set up as its
@@ -121,9 +121,11 @@ def quantised(network: Network, quantise: Callable[[nn.Module, Tensor], Any]) ->
 
 
 def cosine(given: np.ndarray, expected: np.ndarray) -> float:
-    """Of logits (N, K) less their mean over images, all together."""
+    """Of logits (N, K) less their mean over images: the mean over images, so that none counts more
+    for being large."""
     a, b = (logits - expected.mean(0) for logits in (given, expected))
-    return float((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))
+    sizes = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(1) / (sizes + 1e-12)).mean())
 
 
 def sheet(found: list[Tried]) -> Sheet:
