@@ -32,7 +32,8 @@ kept); each side has the layout in which it is faster, of those that the row all
 was set against PyTorch with glibc's own settings may be out of reach here: the note says what
 nothing can be faster than, which is the longer of two times. One is for reading and writing each
 map once, at the pace of a copy; the other for the multiply-adds, at the pace of the largest matrix
-product. Neither counts Python's part, some tens of microseconds where there are gradients."""
+product. Neither counts Python's part, some tens of microseconds where there are gradients. Rows of
+older runs have the time of a copy there instead."""
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MAPS = ((96, 56), (384, 14))
