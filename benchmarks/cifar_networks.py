@@ -31,11 +31,11 @@ def network(name: str, weights: Path, labels: list[str]) -> VisionModel:
     return model.eval()
 
 
-def calibration(data: Dataset) -> list[Tensor]:
+def calibration(data: Dataset, size: int = 32) -> list[Tensor]:
     """Training images that edits may look at, in batches: the same every time."""
     split = data.splits["train"]
     chosen = np.linspace(0, len(split) - 1, CALIBRATION).astype(int)
-    batches = Batches(split=split.subset(chosen), batch_size=BATCH, size=32)
+    batches = Batches(split=split.subset(chosen), batch_size=BATCH, size=size)
     return [batch.images for batch in batches.epoch(0)]
 
 

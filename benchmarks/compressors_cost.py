@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from cifar_networks import ResNet
+from cifar_networks import network
 from compressors import (
     Program,
     in_float,
@@ -27,7 +28,6 @@ from compressors import (
     pruned_by_torch_pruning,
 )
 from results import Sheet
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,7 +60,8 @@ in turns; median and 95% interval."""
 def main(weights: str, images: str) -> None:
     data = open_data(images)
     train, test = (numbers(data.splits[name]) for name in ("train", "test"))
-    model, calibration = network(weights), train[0][:CALIBRATION]
+    published = network("resnet20", Path(weights), data.labels).backbone
+    model, calibration = nn.Sequential(Normalise(), published).eval(), train[0][:CALIBRATION]
     whole = macs_of(model)
     programs: dict[tuple[str, str], Program | str] = {}
     macs: dict[tuple[str, str], float] = {}
@@ -84,13 +85,6 @@ def main(weights: str, images: str) -> None:
                 programs[key] = attempted(partial(tuned_program, small, steps, *train))
                 macs[key] = macs_of(small)
     sheet(programs, macs, *test).write()
-
-
-def network(weights: str) -> nn.Module:
-    """The ResNet, which takes pixels from 0 to 1."""
-    net = ResNet(3)
-    net.load_state_dict(load_file(weights), strict=False)
-    return nn.Sequential(Normalise(), net).eval()
 
 
 class Normalise(nn.Module):

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from cifar_networks import network
+from cifar_networks import CALIBRATION, calibration, network
 from results import Benchmark, Row, interval
 from torch import nn
 
-from foveate.data import Batches, Dataset
+from foveate.data import Dataset
 from foveate.data import open as open_data
 from foveate.deploy.executed import Executed
 from foveate.deploy.formats import save_openvino, to_openvino, write_onnx
@@ -35,7 +35,7 @@ from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate
 from foveate.surgery.storage import Store
 from foveate.vision import Preprocess, VisionModel
 
-CALIBRATION, CHUNK = 512, 128
+CHUNK = 128
 BATCHES = (1, 32)
 EDITS: dict[str, list[Edit]] = {
     "Quantise": [Quantise()],
@@ -87,8 +87,8 @@ def main(weights: str, source: str, *only: str) -> None:
     torch.manual_seed(0)
     mobile = VisionModel(timm.create_model(TIMM, num_classes=10), Preprocess(size=128), data.labels)
     with torch.no_grad():  # the statistics of its norms
-        for batch in calibration(mobile.train(), data)[:2]:
-            mobile(batch)
+        for batch in calibration(data, mobile.preprocess.size)[:2]:
+            mobile.train()(batch)
     compare(bench, TIMM, mobile.eval(), data, 1000, [e for e in TIMM_EDITS if e in (only or EDITS)])
 
 
@@ -101,15 +101,17 @@ def compare(
     edits: tuple[str, ...] | list[str],
 ) -> None:
     """Rows for each edit, runtime and batch size."""
-    test, targets = data.splits["test"], data.splits["test"].targets[:judged]
-    parts = np.array_split(np.arange(judged), -(-judged // CHUNK))
+    test = data.splits["test"]
+    chosen = np.linspace(0, len(test) - 1, judged).astype(int)
+    targets, parts = test.targets[chosen], np.array_split(chosen, -(-judged // CHUNK))
     images = [split_input(test, part, model.preprocess) for part in parts]
+    looked_at = calibration(data, model.preprocess.size)
     with tempfile.TemporaryDirectory() as folder:
         floats = exported(model, images, Path(folder, "float"))
         for text in edits:
             edited: nn.Module = model
             for edit in EDITS[text]:
-                edited, _ = edit.apply(edited.eval(), calibration(model, data))
+                edited, _ = edit.apply(edited.eval(), looked_at)
             assert isinstance(edited, VisionModel)
             plain = np.concatenate([TorchRuntime(edited.eval())(part) for part in images])
             files = exported(edited, images, Path(folder, "edited"))
@@ -154,13 +156,6 @@ def exported(model: VisionModel, images: list[np.ndarray], folder: Path) -> dict
         logits = np.concatenate([run(part) for part in images])
         found[name] = File(run, size, executed(run, layers), logits)
     return found
-
-
-def calibration(model: VisionModel, data: Dataset) -> list[torch.Tensor]:
-    """Batches of training images, as the model takes them."""
-    size = model.preprocess.size
-    first = Batches(split=data.splits["train"], batch_size=CHUNK, size=size).epoch(0)
-    return [next(first).images for _ in range(CALIBRATION // CHUNK)]
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar_networks import network, right
+from cifar_networks import calibration, network, right
 from torch import nn
 
-from foveate.data import Augment, Batches
+from foveate.data import Augment
 from foveate.data import open as open_data
 from foveate.deploy.formats import to_openvino, write_onnx
 from foveate.deploy.layers import deployed_seconds
@@ -35,14 +35,13 @@ from foveate.train import Recipe, train
 from foveate.vision import VisionModel
 
 RESULTS = Path(__file__).with_suffix(".json")
-SHARES, CALIBRATION, BATCH = (0.9, 0.8), 512, 128
+SHARES, BATCH = (0.9, 0.8), 128
 
 
 def main(weights: str, images: str, epochs: str = "1") -> None:
     data = open_data(images)
     model = network("resnet20", Path(weights), data.labels)
-    first = Batches(split=data.splits["train"], batch_size=BATCH, size=32).epoch(0)
-    calibration = [next(first).images for _ in range(CALIBRATION // BATCH)]
+    looked_at = calibration(data)
     before = right(model, data)
     found: dict[str, Any] = {"machine": machine(), "epochs": float(epochs), "rows": {}}
     found["top1_published"] = 100 * before.mean()
@@ -54,7 +53,7 @@ def main(weights: str, images: str, epochs: str = "1") -> None:
     print(f"every activation kept: {found['top1_tuned']:.2f}%")
     for share in SHARES:
         edit = Deactivate(share=share, longest=4, latency=deployed_seconds)
-        shallow, _ = edit.apply(published, calibration)
+        shallow, _ = edit.apply(published, looked_at)
         plan = lineage(shallow)[-1]["plan"]
         untuned = found["top1_published"] - 100 * right(shallow, data).mean()
         tune(shallow, data, float(epochs))

@@ -43,6 +43,27 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def taught():
+    """Train a model on digits for some epochs, in a folder: `taught(model, digits, 3, folder)`."""
+    from foveate.data import Augment
+    from foveate.train import Recipe, train
+
+    def teach(model, digits, epochs, folder):
+        recipe = Recipe(
+            epochs=epochs,
+            batch_size=64,
+            optimizer="sgd",
+            learning_rate=0.1,
+            weight_decay=5e-4,
+            augment=Augment(shift=1, flip=False),
+        )
+        train(model, digits, recipe, folder, progress=False)
+        return model
+
+    return teach
+
+
 @pytest.fixture(params=list(RUNS))
 def library(request, monkeypatch):
     """The compiled libraries of one instruction set, for the length of a test."""

@@ -10,31 +10,22 @@ from foveate import FoveateError, VisionModel, data, load_model, save
 from foveate.backbones import create_model
 from foveate.cli import main
 from foveate.compress import Asked, compress, parse, table
-from foveate.data import Augment
 from foveate.surgery.channels.remove import Narrow
 from foveate.surgery.lineage import lineage
 from foveate.surgery.quant_whitepaper import Quantise
-from foveate.train import Recipe, evaluate, train
+from foveate.train import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(taught, tmp_path_factory):
     """The folder of a model that knows digits."""
     digits = data.open("digits")
     torch.manual_seed(0)
     model = VisionModel.create("sprint_s", digits.labels, size=16)
-    recipe = Recipe(
-        epochs=3,
-        batch_size=64,
-        optimizer="sgd",
-        learning_rate=0.1,
-        weight_decay=5e-4,
-        augment=Augment(shift=1, flip=False),
-    )
     folder = tmp_path_factory.mktemp("trained")
-    train(model, digits, recipe, folder / "run", progress=False)
+    taught(model, digits, 3, folder / "run")
     save(model, folder / "model")
     return folder / "model"
 

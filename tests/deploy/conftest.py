@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from foveate import data
-from foveate.data import Augment
 from foveate.deploy import export
-from foveate.train import Recipe, train
 from foveate.vision import VisionModel
 
 
@@ -23,20 +21,11 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def trained(digits, tmp_path_factory):
+def trained(digits, taught, tmp_path_factory):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = VisionModel.create("sprint_s", digits.labels, size=16)
-    recipe = Recipe(
-        epochs=4,
-        batch_size=64,
-        optimizer="sgd",
-        learning_rate=0.1,
-        weight_decay=5e-4,
-        augment=Augment(shift=1, flip=False),
-    )
-    train(model, digits, recipe, tmp_path_factory.mktemp("run"), progress=False)
-    return model
+    return taught(model, digits, 4, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ import torch
 from counting_watch import counted, small_net
 
 from foveate import VisionModel, data
-from foveate.data import Augment
-from foveate.train import Recipe, train
 from foveate.vision import Preprocess
 
 
@@ -23,20 +21,11 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def trained(digits, tmp_path_factory):
+def trained(digits, taught, tmp_path_factory):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = VisionModel(small_net(), Preprocess(size=16), digits.labels)
-    recipe = Recipe(
-        epochs=3,
-        batch_size=64,
-        optimizer="sgd",
-        learning_rate=0.1,
-        weight_decay=5e-4,
-        augment=Augment(shift=1, flip=False),
-    )
-    train(model, digits, recipe, tmp_path_factory.mktemp("run"), progress=False)
-    return model.eval()
+    return taught(model, digits, 3, tmp_path_factory.mktemp("run")).eval()
 
 
 @pytest.fixture

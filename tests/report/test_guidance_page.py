@@ -1,35 +1,11 @@
 """The page of a guided compression: whole, and not to be broken by names."""
 
-from html.parser import HTMLParser
-
 import pytest
+from strict_reader import Reader
 
 from foveate.report.guidance import guidance_page
-from foveate.report.html import VOID
 
 HOSTILE = "<script>alert(1)</script>\"'&"
-
-
-class Reader(HTMLParser):
-    """Fails on an element that is not closed in order; keeps what it saw."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], ""
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def trial(name, ms, points, **marks):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.edit import Covered, Edit, Images, Plan
+from foveate.surgery.layers import exchange
 from foveate.surgery.low_bits import (
     REFUSES,
     AsItIs,
@@ -73,10 +74,7 @@ class DoReFa(Edit):
         return cover_inner(self, model, data, self.skip, self.ends, told)
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
-        for name in plan["layers"]:
-            layer: Any = model.get_submodule(name)
-            model.set_submodule(name, DoReFaLayer(layer, self).train(layer.training))
-        return model
+        return exchange(model, plan["layers"], lambda layer: DoReFaLayer(layer, self))
 
 
 @implements("dorefa")

@@ -2,6 +2,7 @@
 
 import fnmatch
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from timm.layers import linear
@@ -34,6 +35,17 @@ def obstacle(name: str, layer: nn.Module, skip: tuple[str, ...]) -> str:
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         return "left because it does not pad with zeros"
     return ""
+
+
+def exchange(model: nn.Module, names: Iterable[str], make: Callable[[Any], nn.Module]) -> nn.Module:
+    """Put what `make` makes of some layers in their places, training where they were training.
+
+    Returns: the model.
+    """
+    for name in names:
+        layer = model.get_submodule(name)
+        model.set_submodule(name, make(layer).train(layer.training))
+    return model
 
 
 def geometry_of(layer: nn.Conv2d | nn.Linear) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from foveate.errors import FoveateError
 from foveate.surgery.chains import chains, cover
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.integers import REFUSED
-from foveate.surgery.layers import geometry_of, on_channels, product
+from foveate.surgery.layers import exchange, geometry_of, on_channels, product
 
 REFUSES = {**REFUSED, "masked": "no code stands for zero; begin with a model that is not pruned"}
 """Ways of holding weights that few bits can't start from, each with why."""
@@ -192,10 +192,7 @@ class Pack(Edit):
         return {"layers": [line.name for line in lines if line.changed]}, lines
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
-        for name in plan["layers"]:
-            layer: Any = model.get_submodule(name)
-            model.set_submodule(name, PackedLayer(layer).train(layer.training))
-        return model
+        return exchange(model, plan["layers"], PackedLayer)
 
 
 class PackedLayer(FewBits):

@@ -14,6 +14,7 @@ from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.dorefa import mean_magnitude
 from foveate.surgery.edit import Covered, Edit, Images, Plan
+from foveate.surgery.layers import exchange
 from foveate.surgery.low_bits import REFUSES, AsItIs, LowBitLayer, Told, cover_inner, straight
 
 
@@ -58,10 +59,7 @@ class Binarise(Edit):
         return cover_inner(self, model, data, self.skip, self.ends, told)
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
-        for name in plan["layers"]:
-            layer: Any = model.get_submodule(name)
-            model.set_submodule(name, BinaryLayer(layer, self).train(layer.training))
-        return model
+        return exchange(model, plan["layers"], lambda layer: BinaryLayer(layer, self))
 
 
 @implements("reste")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from foveate.errors import FoveateError
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.exported import Codes, ExportedLayer
-from foveate.surgery.layers import cut_off, geometry_of, matches, obstacle, product
+from foveate.surgery.layers import cut_off, exchange, geometry_of, matches, obstacle, product
 from foveate.surgery.quant_whitepaper_qualcomm.quantiser import Quantiser
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import SimulatedLayer
 
@@ -69,14 +69,8 @@ class Store(Edit):
         return {"layers": layers, "grids": _grids_of_products(model)}, coverage
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
-        for name in plan["layers"]:
-            layer: Any = model.get_submodule(name)
-            stored = StoredLayer(layer, self.bits, self.group).train(layer.training)
-            model.set_submodule(name, stored)
-        for name in plan.get("grids", ()):
-            grid: Any = model.get_submodule(name)
-            model.set_submodule(name, grid.fixed().train(grid.training))
-        return model
+        exchange(model, plan["layers"], lambda layer: StoredLayer(layer, self.bits, self.group))
+        return exchange(model, plan.get("grids", ()), lambda grid: grid.fixed())
 
 
 class StoredLayer(nn.Module):

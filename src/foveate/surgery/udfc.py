@@ -26,10 +26,12 @@ from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.imagine import noise_for
 from foveate.surgery.quant_whitepaper_qualcomm.bias import clipped_normal_mean
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
+    Shapes,
     SimulatedLayer,
+    cover_simulated,
     demand_simulated,
+    shapes_at,
     simulated,
-    watch,
 )
 
 NORM_TERM, RIDGE = 0.01, 0.008
@@ -280,15 +282,13 @@ class RestoreRounded(Edit):
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         x = noise_for(model) if data is None else next(self.batches(data))
         names = demand_simulated(self, model, x)
-        shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
-        watch(model, x, lambda name, x, y: shapes.update({name: (x.shape, y.shape)}))
-        coverage = []
-        for name, layer in simulated(model).items():
-            why = _unrestorable(name, layer, names, shapes, simulated(model))
-            done = why or f"makes up for the rounding of {layer.source}"
-            coverage.append(Covered(name, "SimulatedLayer", not why, done))
-        changed = {line.name for line in coverage if line.changed}
-        return {"layers": [name for name in names if name in changed]}, coverage
+        shapes, layers = shapes_at(model, x), simulated(model)
+        return cover_simulated(
+            model,
+            names,
+            lambda name, layer: _unrestorable(name, layer, names, shapes, layers),
+            lambda layer: f"makes up for the rounding of {layer.source}",
+        )
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         return model
@@ -314,7 +314,7 @@ def _unrestorable(
     name: str,
     layer: SimulatedLayer,
     names: list[str],
-    shapes: dict[str, tuple[torch.Size, torch.Size]],
+    shapes: Shapes,
     layers: dict[str, SimulatedLayer],
 ) -> str:
     """Why a layer cannot make up for the one before it, or ""."""

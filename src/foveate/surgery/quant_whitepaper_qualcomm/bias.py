@@ -15,14 +15,16 @@ from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.layers import product
 from foveate.surgery.quant_whitepaper_qualcomm.folding import expected
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
+    Shapes,
     SimulatedLayer,
     Switch,
     all_of_them,
+    cover_simulated,
     demand_simulated,
     none,
+    shapes_at,
     simulated,
     switched,
-    watch,
 )
 
 
@@ -49,15 +51,14 @@ class CorrectBias(Edit):
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         x = next(self.batches(data))
         names = demand_simulated(self, model, x)
-        shapes, coverage = _shapes(model, x), []
-        for name, layer in simulated(model).items():
-            why = "" if name in names else "left because the model does not call it once"
-            if not why and self.how == "analytic":
-                why = _unknown(layer, simulated(model), shapes)
-            done = why or f"its bias corrected ({self.how})"
-            coverage.append(Covered(name, "SimulatedLayer", not why, done))
-        changed = {line.name for line in coverage if line.changed}
-        return {"layers": [name for name in names if name in changed]}, coverage
+        shapes, layers = shapes_at(model, x), simulated(model)
+
+        def why(name: str, layer: SimulatedLayer) -> str:
+            if name not in names:
+                return "left because the model does not call it once"
+            return _unknown(name, layer, layers, shapes) if self.how == "analytic" else ""
+
+        return cover_simulated(model, names, why, lambda layer: f"its bias corrected ({self.how})")
 
     def rebuild(self, model: nn.Module, plan: Plan) -> nn.Module:
         return model
@@ -127,25 +128,13 @@ def _through(weight: Tensor, means: Tensor, layer: SimulatedLayer) -> Tensor:
 
 
 def _unknown(
-    layer: SimulatedLayer, layers: dict[str, SimulatedLayer], shapes: dict[str, list[Any]]
+    name: str, layer: SimulatedLayer, layers: dict[str, SimulatedLayer], shapes: Shapes
 ) -> str:
     """Why the mean of a layer's input cannot be said without images, or ""."""
     if layer.source is None:
         return "left because its input is no layer's output alone"
     if expected(layers[layer.source]) is None:
         return f"left because no norm told how the outputs of {layer.source} are distributed"
-    name = next(name for name, other in layers.items() if other is layer)
     if shapes[name][0] != shapes[layer.source][1]:
         return f"left because the outputs of {layer.source} are pooled or moved before they come"
     return ""
-
-
-def _shapes(model: nn.Module, x: Tensor) -> dict[str, list[Any]]:
-    """Of what each simulated layer takes and makes."""
-    found: dict[str, list[Any]] = {}
-
-    def look(name: str, before: Tensor, after: Tensor) -> None:
-        found[name] = [before.shape, after.shape]
-
-    watch(model, x, look)
-    return found

@@ -33,6 +33,9 @@ from foveate.surgery.quant_whitepaper_qualcomm.ranges import (
 Switch = Callable[[Quantiser], bool]
 """Which quantisers round."""
 
+Shapes = dict[str, tuple[torch.Size, torch.Size]]
+"""Of what layers take and make, by name."""
+
 
 @implements("quant_whitepaper_qualcomm")
 @dataclass(frozen=True, kw_only=True)
@@ -308,11 +311,37 @@ def cover_called_once(
     """
     names = demand_simulated(edit, model, x)
     left = "left because the model does not call it once"
-    coverage = [
-        Covered(name, "SimulatedLayer", name in names, done if name in names else left)
-        for name in simulated(model)
-    ]
-    return {"layers": names}, coverage
+    return cover_simulated(
+        model, names, lambda name, layer: "" if name in names else left, lambda layer: done
+    )
+
+
+def cover_simulated(
+    model: nn.Module,
+    names: list[str],
+    why: Callable[[str, SimulatedLayer], str],
+    done: Callable[[SimulatedLayer], str],
+) -> tuple[Plan, list[Covered]]:
+    """The plan and coverage of an edit of simulated layers.
+
+    Args:
+        names: of `demand_simulated`, whose order the plan keeps.
+        why: says why a layer is left, or "".
+        done: says what is done to it.
+    """
+    coverage = []
+    for name, layer in simulated(model).items():
+        left = why(name, layer)
+        coverage.append(Covered(name, "SimulatedLayer", not left, left or done(layer)))
+    changed = {line.name for line in coverage if line.changed}
+    return {"layers": [name for name in names if name in changed]}, coverage
+
+
+def shapes_at(model: nn.Module, x: Tensor) -> Shapes:
+    """Of what each simulated layer takes and makes, in its last call."""
+    found: Shapes = {}
+    watch(model, x, lambda name, taken, made: found.update({name: (taken.shape, made.shape)}))
+    return found
 
 
 def demand_simulated(edit: Edit, model: nn.Module, x: Tensor) -> list[str]:
