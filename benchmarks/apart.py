@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from foveate.measure import Ratio, median_interval
-
 WARM_UP = 3
 
 
@@ -72,11 +70,6 @@ def in_turns(
             order.reverse()
         said = {name: _ask(name, process, "end") for name, process in started.items()}
     return {name: Side(np.array(taken[name]), said[name].strip()) for name in sides}
-
-
-def ratio(slow: np.ndarray, fast: np.ndarray) -> Ratio:
-    """Time of one side over that of another, round by round, with its 99% interval."""
-    return Ratio(*median_interval(slow / fast, 0.99), len(slow))
 
 
 def asked_side(arguments: Sequence[str]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ python benchmarks/kernels.py "7x7"       # the rows whose name has this in it
 """
 
 import sys
+import timeit
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,9 +32,9 @@ Sides take turns in one process, on all cores, with the same allocator settings 
 kept); each side has the layout in which it is faster, of those that the row allows. A mark that
 was set against PyTorch with glibc's own settings may be out of reach here: the note says what
 nothing can be faster than, which is the longer of two times. One is for reading and writing each
-map once, at the pace of a copy; the other for the multiply-adds, at the pace of the largest matrix
-product. Neither counts Python's part, some tens of microseconds where there are gradients. Rows of
-older runs have the time of a copy there instead."""
+map once, at the pace of the quickest copy; the other for the multiply-adds inside the map, at the
+pace of the largest matrix product. Neither counts Python's part, some tens of microseconds where
+there are gradients."""
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MAPS = ((96, 56), (384, 14))
@@ -44,6 +45,7 @@ def main() -> None:
     if native.level() is None:
         sys.exit("this build of Foveate has no kernels: install it anew on Linux, x86-64")
     memory.keep()
+    ceilings(fresh=True)
     wanted = sys.argv[1:]
     bench = Benchmark(
         __file__,
@@ -81,9 +83,9 @@ def main() -> None:
                         peer=peer,
                         ratio=interval(found),
                         mark=mark,
-                        ours=f"{calls[1][2]:.2f} ms, {calls[1][0]}",
-                        theirs=f"{calls[0][2]:.2f} ms, {calls[0][0]}",
-                        note=bound(tensors[0], macs, backward, calls[0][2]),
+                        ours=f"{1e3 * found.b:.2f} ms, {calls[1][0]}",
+                        theirs=f"{1e3 * found.a:.2f} ms, {calls[0][0]}",
+                        note=bound(tensors[0], macs, backward, found.a),
                     )
                 )
 
@@ -97,7 +99,7 @@ def main() -> None:
                 *convolutions(kernel, channels),
                 (x, torch.randn(channels, 1, *kernel), torch.randn(channels)),
                 both=mark,
-                macs=x.numel() * kernel[0] * kernel[1],
+                macs=multiply_adds(x, kernel),
             )
         eighth = x[:, : channels // 8].contiguous()
         for kernel in ((1, 11), (11, 1)):
@@ -107,7 +109,7 @@ def main() -> None:
                 *convolutions(kernel, channels // 8),
                 (eighth, torch.randn(channels // 8, 1, *kernel), torch.randn(channels // 8)),
                 both=3,
-                macs=eighth.numel() * kernel[0] * kernel[1],
+                macs=multiply_adds(eighth, kernel),
             )
         mixer = InceptionDWConv2d(channels)
         weights = [p.detach().clone() for p in mixer.parameters()]
@@ -120,7 +122,7 @@ def main() -> None:
             (x, *weights),
             forward=4 if first else None,
             both=3 if first else None,
-            macs=eighth.numel() * (3 * 3 + 11 + 11),
+            macs=sum(multiply_adds(eighth, k) for k in ((3, 3), (1, 11), (11, 1))),
         )
         norm = LayerNorm2d(channels)
         add(
@@ -169,6 +171,15 @@ def convolutions(kernel: tuple[int, int], channels: int) -> tuple[Function, Func
     )
 
 
+def multiply_adds(x: Tensor, kernel: tuple[int, int]) -> int:
+    """Of a depthwise convolution that keeps the size, zeros around the map not counted."""
+    inside = [
+        sum(side - abs(off) for off in range(-(k // 2), k // 2 + 1) if abs(off) < side)
+        for side, k in zip(x.shape[2:], kernel, strict=True)
+    ]
+    return x.shape[0] * x.shape[1] * inside[0] * inside[1]
+
+
 def convolved_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """The tail of a block as 1x1 convolutions, which is PyTorch's faster way here."""
     rows = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
@@ -183,12 +194,12 @@ def named(module: nn.Module, weights: Sequence[Tensor]) -> dict[str, Tensor]:
 
 def fastest(
     function: Function, tensors: Sequence[Tensor], layouts: Sequence[str], backward: bool
-) -> tuple[str, Callable[[], object], float]:
-    """The layout in which a function is fastest, its call, and its milliseconds."""
+) -> tuple[str, Callable[[], object]]:
+    """The layout in which a function is fastest, and its call."""
     calls = {name: call(function, tensors, LAYOUTS[name], backward) for name in layouts}
     times = side_by_side(calls, seconds=1.5)
     best = min(times, key=lambda name: times[name].median)
-    return best, calls[best], 1e3 * times[best].median
+    return best, calls[best]
 
 
 def call(
@@ -205,17 +216,17 @@ def call(
 
 
 def bound(x: Tensor, macs: float, backward: bool, theirs: float) -> str:
-    """What nothing can be faster than, in milliseconds, and how often that goes into theirs.
+    """What nothing can be faster than, and how often that goes into their seconds.
 
     A copy reads one map and writes one; a backward pass reads two and writes one.
     """
     to = torch.empty_like(x)
-    copy = 1e3 * side_by_side({"copy": lambda: to.copy_(x)}, seconds=0.5)["copy"].median
+    copy = min(timeit.repeat(lambda: to.copy_(x), number=1, repeat=100))
     memory_bound = copy * (2.5 if backward else 1)
-    arithmetic = 1e3 * 2 * macs * (3 if backward else 1) / ceilings().flops
+    arithmetic = 2 * macs * (3 if backward else 1) / ceilings().flops
     least = max(memory_bound, arithmetic)
     binds = "memory" if memory_bound >= arithmetic else "arithmetic"
-    return f"bound by {binds}: {least:.2f} ms at least, so {theirs / least:.1f}x at most"
+    return f"bound by {binds}: {1e3 * least:.2f} ms at least, so {theirs / least:.1f}x at most"
 
 
 if __name__ == "__main__":

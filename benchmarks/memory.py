@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import timm
 import torch
-from apart import asked_side, in_turns, ratio, serve
+from apart import asked_side, in_turns, serve
 from results import Benchmark, Row, interval
 from timm.models.convnext import ConvNeXtBlock
 from timm.models.inception_next import MetaNeXtBlock
@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from foveate import memory
+from foveate.measure import Ratio
 
 SAYS = """\
 timm's modules in eager PyTorch, float32, channels_last, on all cores, with `foveate.memory.keep()`
@@ -82,7 +83,7 @@ def main() -> None:
             Row(
                 what=what,
                 peer="the same without the policy",
-                ratio=interval(ratio(without.seconds, kept.seconds)),
+                ratio=interval(Ratio.of(without.seconds, kept.seconds)),
                 ours=f"{1e3 * kept.median:.1f} ms, {kept.said} GiB",
                 theirs=f"{1e3 * without.median:.1f} ms, {without.said} GiB",
             )

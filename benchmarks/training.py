@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from apart import asked_side, in_turns, ratio, serve
+from apart import asked_side, in_turns, serve
 from results import Benchmark, Row, interval
 from torch.nn.functional import cross_entropy
 
 from foveate import memory
 from foveate.data import Augment, from_arrays
-from foveate.measure import ceilings, count
+from foveate.measure import Ratio, ceilings, count
 from foveate.train import Recipe, Training
 from foveate.vision import VisionModel
 
@@ -98,7 +98,7 @@ def compare(
             Row(
                 what=what,
                 peer=peer,
-                ratio=interval(ratio(found[peer].seconds, found["ours"].seconds)),
+                ratio=interval(Ratio.of(found[peer].seconds, found["ours"].seconds)),
                 mark=mark if peer == fastest else None,
                 ours=figures["ours"],
                 theirs=figures[peer],

@@ -46,13 +46,6 @@ def test_a_side_that_ends_early_is_named(script, side):
         script("apart").in_turns(side, sides, seconds=0.0, least=5)
 
 
-def test_ratio_of_rounds(script):
-    import numpy as np
-
-    found = script("apart").ratio(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0]))
-    assert (found.median, found.low, found.high, found.pairs) == (2.0, 2.0, 2.0, 3)
-
-
 def test_only_a_started_side_is_told_something(script):
     apart = script("apart")
     assert apart.asked_side(["--side", '{"name": "a"}']) == {"name": "a"}

@@ -25,7 +25,9 @@ def test_the_whole_interval_decides(interval, above, below):
 
 
 def test_a_ratio_becomes_a_finding():
-    found = Finding.speedup(1.5, Ratio(median=1.8, low=1.7, high=1.9, pairs=40), note="here")
+    found = Finding.speedup(
+        1.5, Ratio(median=1.8, low=1.7, high=1.9, pairs=40, a=0.018, b=0.01), note="here"
+    )
     assert (found.verdict, found.figure, found.unit, found.note) == ("holds", 1.8, "x", "here")
     assert (found.low, found.high) == (1.7, 1.9)
 

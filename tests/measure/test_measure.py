@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from foveate.measure import (
+    Ratio,
     correlation,
     exponent,
     machine,
@@ -31,6 +32,12 @@ def busy(monkeypatch):
     clock = SimpleNamespace(perf_counter=lambda: now)
     monkeypatch.setattr("foveate.measure.timer.time", clock)
     return of
+
+
+def test_a_ratio_is_that_of_pairs_and_knows_both_times():
+    found = Ratio.of(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0]))
+    assert (found.median, found.low, found.high, found.pairs) == (2.0, 2.0, 2.0, 3)
+    assert (found.a, found.b) == (4.0, 2.0)
 
 
 def test_timing_brackets_its_median(busy):

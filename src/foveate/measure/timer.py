@@ -44,6 +44,7 @@ class Ratio:
     """Time of a over time of b: the median of interleaved pairs, with its 99% interval.
 
     Attributes:
+        a, b: median seconds of each.
         verdict: a is `faster` or `slower` than b, or it is `inconclusive`:
             the interval holds 1.
     """
@@ -52,6 +53,14 @@ class Ratio:
     low: float
     high: float
     pairs: int
+    a: float
+    b: float
+
+    @classmethod
+    def of(cls, a: np.ndarray, b: np.ndarray) -> "Ratio":
+        """From the seconds of each call, in pairs."""
+        medians = float(np.median(a)), float(np.median(b))
+        return cls(*median_interval(a / b, 0.99), len(a), *medians)
 
     @property
     def verdict(self) -> str:
@@ -102,8 +111,7 @@ def paired(
         settled: as `side_by_side` takes it.
     """
     taken = _rounds({"a": a, "b": b}, seconds, least, settled)
-    ratios = taken["a"] / taken["b"]
-    return Ratio(*median_interval(ratios, 0.99), len(ratios))
+    return Ratio.of(taken["a"], taken["b"])
 
 
 def _rounds(
