@@ -12,8 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 import foveate
+from foveate.cli.compare import compare
 from foveate.cli.compress import compress
 from foveate.cli.options import AsJson, milliseconds, print_json
+from foveate.cli.profile import profile
+from foveate.cli.reproduce import reproduce
 from foveate.errors import FoveateError
 
 app = typer.Typer(
@@ -281,174 +284,8 @@ def papers(
         print_papers(found, json=as_json)
 
 
-@app.command()
-def profile(
-    model: Annotated[str, typer.Argument(help="An architecture, or a model's folder.")],
-    compare: Annotated[list[str] | None, typer.Option(help="Another one; may be repeated.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
-    batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option(help="eager, channels_last, compile, onnx or openvino; may be repeated."),
-    ] = None,
-    training: Annotated[bool, typer.Option("--training", help="A training step, too.")] = False,
-    growth: Annotated[
-        bool, typer.Option("--growth", help="Fit the time against resolution and batch, too.")
-    ] = False,
-    seconds: Annotated[float, typer.Option(help="For each timing, about.")] = 1.0,
-    data: Annotated[
-        str | None, typer.Option(help="Images to count on, where work follows the image.")
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure the machine's ceilings again.")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("profile.html"),
-    as_json: AsJson = False,
-) -> None:
-    """Say where a model's time goes, and how near it comes to what the machine can do."""
-    from foveate import profile as profiling
-    from foveate.report.html import write_page
-    from foveate.report.profile import profile_page
-
-    asked = profiling.Asked(
-        models=(model, *(compare or ())),
-        resolution=resolution,
-        batch=batch,
-        runtimes=tuple(runtime or profiling.USUAL),
-        training=training,
-        growth=growth,
-        seconds=seconds,
-        fresh=fresh,
-        data=data,
-    )
-    console = Console(quiet=as_json, highlight=False)
-    with console.status("loading") as status:
-        facts = profiling.profile(asked, told=status.update)
-    words = profiling.explain(facts)
-    write_page(profile_page(facts, words), out)
-    if as_json:
-        print_json(facts)
-        return
-    console.print(profiling.runtimes_table(facts))
-    for sentence in words:
-        console.print(Text(sentence))
-    console.print(f"[dim]{out}[/dim]", soft_wrap=True)
-
-
-@app.command()
-def compare(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Token mixers; without any, those there are.")
-    ] = None,
-    data: Annotated[str, typer.Option(help="Images, as for fit.")] = "digits",
-    equal: Annotated[str, typer.Option(help="What all have the same of: macs or params.")] = "macs",
-    budget: Annotated[int | None, typer.Option(help="How many of them.")] = None,
-    epochs: Annotated[float, typer.Option(help="Of every training.")] = 5.0,
-    seeds: Annotated[int, typer.Option(help="Trainings of every mixer.")] = 3,
-    size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
-    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("comparison.html"),
-    as_json: AsJson = False,
-) -> None:
-    """Compare token mixers in one skeleton, at equal cost and under one recipe."""
-    from foveate import compare as comparing
-    from foveate.report.comparison import comparison_page
-    from foveate.report.html import write_page
-
-    if not names:
-        known = list(comparing.mixers())
-        print_json(known) if as_json else Console().print("\n".join(known), highlight=False)
-        return
-    asked = comparing.Asked(
-        mixers=tuple(names),
-        source=data,
-        equal=equal,
-        budget=budget,
-        epochs=epochs,
-        seeds=seeds,
-        size=size,
-        seed=seed,
-    )
-    console = Console(quiet=as_json, highlight=False)
-    with console.status("loading") as status:
-        facts = comparing.compare(asked, told=status.update)
-    write_page(comparison_page(facts), out)
-    if as_json:
-        print_json(facts)
-        return
-    table = Table("mixer", "top-1", "behind the best", "latency", "params", "MACs")
-    for row in facts["mixers"]:
-        low, high = row["interval"]
-        lost = row["behind"]
-        table.add_row(
-            row["name"],
-            f"{row['top1']:.1%} ({low:.1%} to {high:.1%})",
-            f"{lost['points']:.1f} points: {row['verdict']}",
-            f"{row['latency_ms']['median']:.2f} ms",
-            f"{row['params'] / 1e6:.2f} M",
-            f"{row['macs'] / 1e6:.1f} M",
-        )
-    console.print(table)
-    console.print(f"[dim]{out}[/dim]", soft_wrap=True)
-
-
-@app.command()
-def reproduce(
-    slugs: Annotated[
-        list[str] | None, typer.Argument(help="Papers, as `foveate papers` names them.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every claim that there is.")] = False,
-    minutes: Annotated[
-        float | None, typer.Option(help="Time for all of them; by default what each needs.")
-    ] = None,
-    data: Annotated[str, typer.Option(help="Images for claims that train.")] = "digits",
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
-    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
-    out: Annotated[
-        Path,
-        typer.Option(help="Results file; verdicts are added, and a page is written beside it."),
-    ] = Path("claims.jsonl"),
-    jobs: Annotated[int, typer.Option(help="Claims at once; timings want 1.")] = 1,
-    engine: Annotated[str, typer.Option(help="processes, or ray.")] = "processes",
-    again: Annotated[bool, typer.Option("--again", help="Also those already answered.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure what papers claim, and say whether it holds here."""
-    from foveate import claims
-    from foveate.report.html import write_page
-
-    if every == bool(slugs):
-        raise FoveateError(
-            f"say which papers, or --all; these have claims: {', '.join(claims.slugs())}"
-        )
-    if minutes is not None and minutes <= 0:
-        raise FoveateError(f"--minutes is {minutes}: give more than 0")
-    if jobs < 1:
-        raise FoveateError(f"--jobs is {jobs}: give 1 or more")
-    console = Console(quiet=as_json, highlight=False, soft_wrap=True)
-    asked = claims.Asked(minutes=minutes, source=data, seed=seed, device=device)
-    rows = claims.reproduce(
-        slugs or claims.slugs(),
-        out,
-        asked,
-        jobs=jobs,
-        engine=engine,
-        again=again,
-        told=lambda row: console.print(_verdict(row)),
-    )
-    page = write_page(claims.claims_page(claims.read_results(out)), out.with_suffix(".md"))
-    console.print(f"[dim]{out}, {page}[/dim]")
-    if as_json:
-        print_json(rows)
-
-
-def _verdict(row: dict[str, Any]) -> Text:
-    from foveate.claims import figure
-
-    style = {"holds": "green", "fails": "red"}.get(row["verdict"], "yellow")
-    return Text.assemble(
-        (f"{row['verdict']:<13}", style), f"{row['slug']}: {figure(row)}. {row['says']}"
-    )
+for verb in (profile, compare, reproduce):
+    app.command()(verb)
 
 
 def _version(value: bool) -> None:
