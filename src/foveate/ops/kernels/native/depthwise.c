@@ -231,6 +231,15 @@ INLINE int64_t memory_floats(const depthwise *d) {
     return is_column(d) ? column_floats(d) : r.slots * r.pitch + 2 * row_floats(d);
 }
 
+/* Copy bytes past the caches: all that fills whole lines. */
+static void copy_past(char *to, const char *from, int64_t bytes) {
+    int64_t head = least(-(intptr_t)to & (sizeof(vec) - 1), bytes), at = head;
+    memcpy(to, from, (size_t)head);
+    for (; at + (int64_t)sizeof(vec) <= bytes; at += sizeof(vec))
+        stream(to + at, load((const float *)(from + at)));
+    memcpy(to + at, from + at, (size_t)(bytes - at));
+}
+
 /* Hand on all channels of one image, which lies in both maps in the same order. */
 static void copy(const depthwise *d, int64_t image) {
     int last = d->x.c == 1;
@@ -238,8 +247,10 @@ static void copy(const depthwise *d, int64_t image) {
     int64_t runs = last ? pixels : 1, length = size * (last ? d->channels : d->channels * pixels);
     const char *x = begin_of(d->x, (slab){image, 0}, d->half);
     char *y = (char *)begin_of(d->y, (slab){image, 0}, d->half);
+    int far = runs == 1 && d->batch * d->y.n * size > CACHED;
     for (int64_t i = 0; i < runs; i++, x += d->x.w * size, y += d->y.w * size)
-        memcpy(y, x, (size_t)length);
+        if (far) copy_past(y, x, length);
+        else memcpy(y, x, (size_t)length);
 }
 
 typedef struct {
@@ -315,6 +326,7 @@ static void convolve_parts(int64_t begin, int64_t end, void *context) {
             }
     }
     free(memory);
+    settle();
 }
 
 /* Add up the shares of all parts of the batch, in order; the taps were turned over. */

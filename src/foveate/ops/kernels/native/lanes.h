@@ -54,6 +54,25 @@ INLINE vec chosen(int_vec mask, vec a, vec b) {
     return (vec)(((int_vec)a & mask) | ((int_vec)b & ~mask));
 }
 
+/* Outputs of more bytes than this go past the caches, which would read each line before they write
+ * it, and keep none of it until it is needed. */
+#define CACHED (32 << 20)
+
+/* To memory at a multiple of a vector's size. A thread that wrote so settles before it ends, lest
+ * others read what was there before. */
+INLINE int is_even(const char *to) { return (uintptr_t)to % sizeof(vec) == 0; }
+INLINE void stream(char *to, vec v) { __builtin_nontemporal_store(v, (vec *)to); }
+INLINE void settle(void) { _mm_sfence(); }
+
+/* The lesser and the greater of each lane, or what is no number if the second is that. */
+#if LANES == 16
+INLINE vec lesser(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE vec greater(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+#else
+INLINE vec lesser(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE vec greater(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+#endif
+
 /* The sum of the lanes, halved again and again. */
 INLINE float total(vec v) {
     float part[LANES];

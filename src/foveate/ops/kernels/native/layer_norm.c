@@ -30,7 +30,7 @@ typedef struct {
  * where the next such place is. */
 typedef struct {
     int64_t from, pixel, count, next;
-    int half;
+    int half, far; /* far: the output goes past the caches */
 } place;
 
 INLINE int held_by(place at, int v) { return (int)least(LANES, at.count - v * LANES); }
@@ -42,7 +42,8 @@ INLINE vec read(const layer_norm *job, const char *map, place at, int64_t c, int
 }
 INLINE void write(const layer_norm *job, place at, int64_t c, int v, vec value) {
     char *to = job->out + (at.from + c * job->pixels + v * LANES) * element_size(at.half);
-    store_part(to, value, held_by(at, v), at.half);
+    if (at.far) stream(to, value);
+    else store_part(to, value, held_by(at, v), at.half);
 }
 
 /* Ask for the same of the next tile: each channel lies in a page of its own, so no processor guesses it. */
@@ -108,7 +109,7 @@ INLINE void norm(const int V, const layer_norm *job, place at) {
         EACH(v) {
             vec normal = centred(job, at, c, v, o) * o[v].scale;
             expect_next(job, job->x, at, c, v, 0);
-            expect_next(job, job->out, at, c, v, 1);
+            if (!at.far) expect_next(job, job->out, at, c, v, 1);
             write(job, at, c, v, normal * weight + bias);
         }
     }
@@ -139,13 +140,19 @@ INLINE void norm_back(const int V, const layer_norm *job, place at, float *sums)
         vec inner = read(job, job->g, at, c, v) * job->weight[c];
         expect_next(job, job->x, at, c, v, 0);
         expect_next(job, job->g, at, c, v, 0);
-        expect_next(job, job->out, at, c, v, 1);
+        if (!at.far) expect_next(job, job->out, at, c, v, 1);
         write(job, at, c, v, (inner - sum[v] - normal * product[v]) * o[v].scale);
     }
 }
 
 INLINE int64_t vectors_of(const layer_norm *job) { return (job->pixels + LANES - 1) / LANES; }
 INLINE int64_t tiles_of(const layer_norm *job) { return most(1, (vectors_of(job) + 2) / WIDE); }
+
+/* Whether no cache would hold the output, whose whole vectors all begin where vectors may. */
+INLINE int outgrows(const layer_norm *job) {
+    int64_t bytes = 4 * job->batch * job->channels * job->pixels;
+    return bytes > CACHED && job->pixels % LANES == 0 && is_even(job->out);
+}
 
 INLINE void either(const int V, const layer_norm *job, place at, float *sums, const int back) {
     if (back) norm_back(V, job, at, sums);
@@ -155,7 +162,7 @@ INLINE void either(const int V, const layer_norm *job, place at, float *sums, co
 /* Whole vectors of float32 are most of the work, and compiled apart. */
 INLINE void pixels(const int V, const layer_norm *job, place at, float *sums, const int back) {
     if (at.count == V * LANES && !at.half)
-        either(V, job, (place){at.from, at.pixel, V * LANES, at.next, 0}, sums, back);
+        either(V, job, (place){at.from, at.pixel, V * LANES, at.next, 0, outgrows(job)}, sums, back);
     else either(V, job, at, sums, back);
 }
 
@@ -184,6 +191,7 @@ INLINE void tile(const layer_norm *job, int64_t unit, float *sums, const int bac
 static void norm_tiles(int64_t begin, int64_t end, void *context) {
     const layer_norm *job = ((norm_run *)context)->job;
     for (int64_t unit = begin; unit < end; unit++) tile(job, unit, 0, 0);
+    settle();
 }
 
 static void norm_back_splits(int64_t begin, int64_t end, void *context) {
@@ -195,6 +203,7 @@ static void norm_back_splits(int64_t begin, int64_t end, void *context) {
         int64_t last = units * (split + 1) / SPLITS;
         for (int64_t unit = units * split / SPLITS; unit < last; unit++) tile(job, unit, sums, 1);
     }
+    settle();
 }
 
 int foveate_layer_norm(const layer_norm *job, loop run) {
