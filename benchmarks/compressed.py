@@ -2,19 +2,11 @@
 
     python benchmarks/compressed.py WEIGHTS IMAGES [NETWORK ...] [--minutes 5] [--rows PATTERN]
 
-WEIGHTS (the folder) and IMAGES: as cifar_networks.py says. Each network is edited, tuned where
-its row says so for at most so many minutes, exported, and judged as the program that OpenVINO
-runs: on all 10,000 test images, paired with the float original's program, with 95% intervals
-over the images, and against it in interleaved calls, with 99% intervals of the ratio of times.
-
-The images were compressed once more than those that the networks learned from, and any tuning on
-them helps: so the original, tuned alike, is a row too, and tuned rows say how far below it they
-are.
+WEIGHTS (the folder) and IMAGES: as cifar_networks.py says. Rows found before stay.
 """
 
 import argparse
 import copy
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from cifar_networks import BLOCKS, calibration, network
+from results import Interval, Sheet, interval, read_sheet, show_points, show_ratio
 from torch import Tensor
 
 import foveate
@@ -35,7 +28,7 @@ from foveate.data import open as open_data
 from foveate.deploy.formats import save_openvino, to_openvino, write_onnx
 from foveate.deploy.images import split_input
 from foveate.deploy.runtimes import OpenVinoRuntime
-from foveate.measure import count, machine, mean_interval, paired
+from foveate.measure import count, mean_interval, paired
 from foveate.surgery.channels.shrink import Shrink
 from foveate.surgery.edit import Edit
 from foveate.surgery.gpusq_vit import MaskTwoOfFour
@@ -47,10 +40,19 @@ from foveate.train import Recipe, train
 from foveate.train.gpusq_vit import DistilFromDense
 from foveate.vision import VisionModel
 
-RESULTS = Path(__file__).with_suffix(".json")
 BATCHES, SECONDS = (1, 64), 5.0
 """Images a call that programs are timed with, and for how long each comparison."""
 DENSE = "tuned alone"
+COLUMNS = ("network", "way", "top-1", "points lost", "mark", "below tuned alone", "size", "MACs")
+SPEEDS = tuple(f"speed, batch {batch}" for batch in BATCHES)
+SAYS = f"""\
+Published networks of CIFAR-10 are edited, tuned where the row says so with the published one for a
+teacher, exported, and judged as the program that OpenVINO runs: on the 10,000 test images, which
+choose nothing, paired with the program of the float original, with 95% intervals over the images
+(a mark is met where the whole interval stays within it), and in interleaved calls, with 99%
+intervals of the ratio of times. Size is the program's. These images were compressed once more than
+those that the networks learned from, and any tuning on them helps: so the original, *{DENSE}* as
+long, is a row too, and tuned rows say how far below it they are."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +90,26 @@ WAYS = {
 def main() -> None:
     asked = arguments()
     data = open_data(asked.images)
-    found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-    found |= {"machine": machine(), "minutes": asked.minutes}
+    path = Path(__file__).with_suffix(".json")
+    found = read_sheet(path).facts if path.exists() else {}
+    sheet = Sheet(
+        __file__,
+        title="Compression of trained networks",
+        command="python benchmarks/compressed.py WEIGHTS IMAGES",
+        says=f"{SAYS} Tuning: {asked.minutes:g} minutes each on this machine.",
+        columns=[*COLUMNS, *SPEEDS],
+        facts=found,
+    )
     for name in asked.networks or BLOCKS:
         bench = Bench(network(name, Path(asked.weights), data.labels), data, asked.minutes)
-        rows = found.setdefault("networks", {}).setdefault(name, {})
+        rows = found.setdefault(name, {})
         rows["original"] = bench.original.figures()
         for row, way in WAYS.items():
             if fnmatch(row, asked.rows):
                 rows[row] = bench.row(way)
-                print(f"{name:<9} {row:<28} {told(rows[row])}", flush=True)
-                RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                print(" | ".join(cells(name, row, rows[row])), flush=True)
+                sheet.rows = [cells(n, *item) for n, of in found.items() for item in of.items()]
+                sheet.write()
 
 
 def arguments() -> argparse.Namespace:
@@ -111,15 +122,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def told(row: dict[str, Any]) -> str:
-    """A row in a line."""
-    (top1, *_), (lost, low, high) = row["top1"], row["points_lost"]
-    ratio, slowest, fastest = row["speedup"]["batch 1"]
-    return (
-        f"{top1:.2f}%, {lost:.2f} points lost ({low:.2f} to {high:.2f}) {row['verdict']}; "
-        f"{row['bytes']['program'] / 1e3:.0f} kB, {row['macs'] / 1e6:.1f} MMACs, "
-        f"{ratio:.2f}x ({slowest:.2f} to {fastest:.2f}) as fast"
+def cells(name: str, way: str, row: dict[str, Any]) -> list[str]:
+    """A line of the table; an original has nothing to be compared with."""
+    lost, below = (
+        show_points(row[key]) if key in row else "" for key in ("points_lost", "points_below_tuned")
     )
+    mark = f"{row['mark']:g}: {row['verdict']}" if row.get("mark") else ""
+    size, macs = f"{row['bytes']['program'] / 1e3:.0f} kB", f"{row['macs'] / 1e6:.1f} M"
+    speeds = [show_ratio(ratio) for ratio in row.get("speed", {}).values()] or [""] * len(SPEEDS)
+    return [name, way, f"{row['top1'][0]:.2f}%", lost, mark, below, size, macs, *speeds]
 
 
 class Bench:
@@ -149,8 +160,8 @@ class Bench:
         lost = mean_interval(100 * (self.original.right - judged.right))
         row = {**judged.figures(), "points_lost": lost, "mark": way.mark, "seconds": spent}
         row["verdict"] = verdict(lost, way.mark)
-        row["speedup"] = {
-            f"batch {batch}": speedup(self.original.run, judged.run, batch) for batch in BATCHES
+        row["speed"] = {
+            str(batch): speed(self.original.run, judged.run, batch) for batch in BATCHES
         }
         if way.tuned:
             dense, _ = self.tuned(self.model, ())
@@ -227,11 +238,10 @@ def verdict(lost: tuple[float, float, float], mark: float | None) -> str:
     return "met" if lost[2] <= mark else "missed" if lost[1] > mark else "open"
 
 
-def speedup(before: Any, after: Any, batch: int) -> tuple[float, float, float]:
+def speed(before: Any, after: Any, batch: int) -> Interval:
     """Time of a program over that of another."""
     images = np.random.default_rng(0).random((batch, 3, 32, 32), dtype=np.float32)
-    ratio = paired(partial(before, images), partial(after, images), seconds=SECONDS)
-    return ratio.median, ratio.low, ratio.high
+    return interval(paired(partial(before, images), partial(after, images), seconds=SECONDS))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from compressors import (
     pruned_by_foveate,
     pruned_by_torch_pruning,
 )
-from results import Sheet
+from results import Sheet, show_points
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -193,11 +193,11 @@ def sheet(
             found.rows.append([what, library, "*fails*", "", "", "", ""])
             found.notes.append(f"{what}, {library}: {program}")
             continue
-        lost, low, high = mean_interval(100 * (first - right[key]))
+        lost = mean_interval(100 * (first - right[key]))
         time = times["|".join(key)].milliseconds()
         cells = [
             f"{right[key].mean():.2%}",
-            f"{lost:.2f} ({low:.2f} to {high:.2f})" if right[key] is not first else "",
+            "" if right[key] is first else show_points(lost),
             f"{macs[key] / 1e6:.1f} M",
             f"{program.bytes / 1e3:.0f} kB",
             f"{time['median']:.3f} ms ({time['low']:.3f} to {time['high']:.3f})",
@@ -208,7 +208,7 @@ def sheet(
                 "what": what,
                 "by": library,
                 "top1": right[key].mean(),
-                "lost": [lost, low, high],
+                "lost": lost,
                 "macs": macs[key],
                 "bytes": program.bytes,
                 "milliseconds": time,

@@ -2,29 +2,22 @@
 
     python benchmarks/data_free.py WEIGHTS IMAGES [COUNT]
 
-WEIGHTS: resnet20 of github.com/akamaster/pytorch_resnet_cifar10 as safetensors, names as published.
-IMAGES: CIFAR-10 as `foveate.data.open` takes it, with splits train and test.
-COUNT: of test images, drawn with a seed; all by default. Nothing is chosen by them here, but
-settings of the edits themselves (`rounds`, `sure`, `means`) were settled on CIFAR-10's test images.
-
-Channels go inside the residual blocks, then weights get 6 bits. Ranges of 4-bit activations come
-from images of each kind; "data" are 256 training images. Each row has the points lost with a 95%
-interval over the images, paired.
+WEIGHTS and IMAGES: as cifar_networks.py says. COUNT: of test images, drawn with a seed; all by
+default.
 """
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from cifar_networks import network
+from results import Sheet, show_points
 from torch import Tensor, nn
 
 from foveate.data import Split
 from foveate.data import open as open_data
-from foveate.measure import machine, mean_interval
+from foveate.measure import mean_interval
 from foveate.surgery.aac_abn_dfq import AdaptNorms, SimulateUnseen
 from foveate.surgery.channels.remove import Narrow
 from foveate.surgery.edit import Edit
@@ -32,7 +25,14 @@ from foveate.surgery.imagine import Imagine
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate, simulated
 from foveate.surgery.udfc import NarrowRestored, RestoreRounded
 
-RESULTS = Path(__file__).with_suffix(".json")
+SAYS = """\
+A published ResNet-20 of CIFAR-10, edited without any image but where the row says *data*: those are
+256 training images. Points lost on test images are paired over the images, with a 95% interval.
+Nothing is chosen by these here, but settings of the edits themselves (`rounds`, `sure`, `means`)
+were settled on CIFAR-10's test images. First channels go inside the residual blocks, then weights
+get 6 bits (UDFC). *W4A4*: weights and activations of 4 bits, whose ranges come from images of each
+kind: noise, such as match the norms' statistics, and such as strongly are of a class (AAC); then
+norms may learn from them (ABN). *Off by*: the mean factor between these ranges and the data's."""
 BATCH, REAL = 250, 256
 INSIDE = ("*.layer*.conv1",)
 
@@ -60,19 +60,22 @@ def main(weights: str, source: str, count: str = "10000") -> None:
     test = drawn(data.splits["test"], int(count))
     real, _ = drawn(data.splits["train"], REAL)
     before = right(model, *test)
-    found: dict[str, Any] = {
-        "machine": machine(),
-        "images": len(before),
-        "top1": 100 * before.mean(),
-        "rows": {},
-    }
-    print(f"{'float':<55} {found['top1']:.2f}%")
+    sheet = Sheet(
+        __file__,
+        title="Compression without data",
+        command="python benchmarks/data_free.py WEIGHTS IMAGES",
+        says=SAYS,
+        columns=["what", "top-1", "points lost", "ranges off by"],
+        facts=[],
+    )
+    sheet.add("float", f"{before.mean():.2%}", "", "")
 
-    def row(name: str, edited: nn.Module, **more: float) -> None:
-        lost = mean_interval(100 * (before - right(edited, *test)))
-        found["rows"][name] = {"points_lost": lost, **more}
-        print(f"{name:<55} {lost[0]:.2f} points lost ({lost[1]:.2f} to {lost[2]:.2f}) {more or ''}")
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    def row(name: str, edited: nn.Module, off: float | None = None) -> None:
+        after = right(edited, *test)
+        lost = mean_interval(100 * (before - after))
+        sheet.facts.append({"what": name, "points_lost": lost, "ranges_off_by": off})
+        factor = "" if off is None else f"{off:.2f}x"
+        sheet.add(name, f"{after.mean():.2%}", show_points(lost), factor)
 
     for name, edits in pruned().items():
         edited: nn.Module = model
@@ -88,7 +91,7 @@ def main(weights: str, source: str, count: str = "10000") -> None:
             rounded, _ = edit.apply(model, made[kind])
             tops[kind] = highest(rounded)
             off = (tops[kind] / tops["data"]).log().abs().mean().exp().item()
-            row(f"W{bits}A4, ranges of {kind}", rounded, ranges_off_by=off)
+            row(f"W{bits}A4, ranges of {kind}", rounded, off)
             looked_at = {"data": ("data",), "matching": ("strong", "matching")}
             for own in looked_at.get(kind, ("strong",)):
                 for change, how in ((True, "the change"), (False, "the statistics")):

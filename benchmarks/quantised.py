@@ -2,22 +2,21 @@
 
     python benchmarks/quantised.py WEIGHTS IMAGES
 
-WEIGHTS and IMAGES: as cifar_networks.py says. The model is calibrated on 1,024 training images.
-Each row has the points lost with a 95% interval over the images, paired. What the exported
-programs make of it, and how fast they are, compressed.py says.
+WEIGHTS and IMAGES: as cifar_networks.py says.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from cifar_networks import calibration, network, right
+from cifar_networks import CALIBRATION, calibration, network, right
+from results import Sheet, show_points
+from torch import nn
 
 from foveate.data import open as open_data
-from foveate.measure import machine, mean_interval
+from foveate.measure import mean_interval
 from foveate.surgery.edit import Edit
 from foveate.surgery.gpfq import FollowPath
 from foveate.surgery.quant_whitepaper import Quantise
@@ -27,7 +26,12 @@ from foveate.surgery.quant_whitepaper_qualcomm.rounding import AdaRound
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate
 from foveate.surgery.storage import Store
 
-RESULTS = Path(__file__).with_suffix(".json")
+SAYS = f"""\
+A published ResNet-20 of CIFAR-10, edited with {CALIBRATION:,} training images to look at and no
+tuning, in PyTorch, on the 10,000 test images, which choose nothing. Points lost are paired over the
+images, with a 95% interval. *W4*: weights of 4 bits, activations in float; *W8A8*: both of 8. Size
+is that of all tensors while it runs so; only what is stored in integers is small already. What
+exported programs make of it is in *Compression of trained networks*."""
 
 
 def pipelines() -> dict[str, list[Edit]]:
@@ -67,9 +71,16 @@ def main(weights: str, images: str, *only: str) -> None:
     data = open_data(images)
     model = network("resnet20", Path(weights), data.labels)
     looked_at = calibration(data)
-    right_before = right(model, data)
-    found: dict[str, Any] = {"machine": machine(), "top1": 100 * right_before.mean(), "rows": {}}
-    print(f"{'float':<40} {found['top1']:.2f}%")
+    before = right(model, data)
+    sheet = Sheet(
+        __file__,
+        title="Few bits",
+        command="python benchmarks/quantised.py WEIGHTS IMAGES",
+        says=SAYS,
+        columns=["weights and activations", "top-1", "points lost", "size", "takes"],
+        facts=[],
+    )
+    sheet.add("float", f"{before.mean():.2%}", "", size(model), "")
     for name, edits in pipelines().items():
         if only and name not in only:
             continue
@@ -78,11 +89,15 @@ def main(weights: str, images: str, *only: str) -> None:
         for edit in edits:
             edited, _ = edit.apply(edited, looked_at)
         seconds = time.perf_counter() - began
-        lost = mean_interval(100 * (right_before - right(edited, data)))
-        size = sum(t.numel() * t.element_size() for t in edited.state_dict().values())
-        found["rows"][name] = {"points_lost": lost, "seconds": seconds, "bytes": size}
-        print(f"{name:<40} {lost[0]:.2f} points lost ({lost[1]:.2f} to {lost[2]:.2f})")
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        after = right(edited, data)
+        lost = mean_interval(100 * (before - after))
+        sheet.facts.append({"what": name, "points_lost": lost, "seconds": seconds})
+        sheet.add(name, f"{after.mean():.2%}", show_points(lost), size(edited), f"{seconds:.1f} s")
+
+
+def size(model: nn.Module) -> str:
+    """Of all tensors."""
+    return f"{sum(t.numel() * t.element_size() for t in model.state_dict().values()) / 1e3:.0f} kB"
 
 
 if __name__ == "__main__":

@@ -129,6 +129,12 @@ class Sheet:
     facts: Any = None
     machine: dict[str, Any] = field(default_factory=machine)
 
+    def add(self, *cells: str) -> None:
+        """Take a row in, say it, and write all of them down."""
+        self.rows.append(list(cells))
+        print(" | ".join(cells), flush=True)
+        self.write()
+
     def write(self) -> Path:
         """Write the file, of the script's name."""
         path = Path(self.script).with_suffix(".json")
@@ -185,3 +191,9 @@ def show_ratio(ratio: Interval) -> str:
     """`2.13x (2.05 to 2.20)`."""
     median, low, high = ratio
     return f"{median:.2f}x ({low:.2f} to {high:.2f})"
+
+
+def show_points(points: Interval) -> str:
+    """`0.25 (-0.10 to 0.60)`."""
+    middle, low, high = points
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"

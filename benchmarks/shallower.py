@@ -2,15 +2,10 @@
 
     python benchmarks/shallower.py WEIGHTS IMAGES [EPOCHS]
 
-WEIGHTS: resnet20 of github.com/akamaster/pytorch_resnet_cifar10 as safetensors, names as published.
-IMAGES: CIFAR-10 as `foveate.data.open` takes it, with splits train and test. For each share of the
-convolutions' time in OpenVINO, activations are chosen with 512 training images, the network is
-tuned for EPOCHS (1 by default) and merged. The network that keeps them all is tuned as long. Points
-lost are paired over the test images, times of one image interleaved, each with its interval.
+WEIGHTS and IMAGES: as cifar_networks.py says. EPOCHS: of tuning, 1 by default.
 """
 
 import copy
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar_networks import calibration, network, right
+from cifar_networks import CALIBRATION, calibration, network, right
+from results import Sheet, interval, show_points, show_ratio
 from torch import nn
 
 from foveate.data import Augment
@@ -27,15 +23,20 @@ from foveate.data import open as open_data
 from foveate.deploy.formats import to_openvino, write_onnx
 from foveate.deploy.layers import deployed_seconds
 from foveate.deploy.runtimes import OpenVinoRuntime
-from foveate.measure import count, machine, mean_interval, paired
+from foveate.measure import count, mean_interval, paired
 from foveate.surgery.depth_compression_dp.deactivate import Deactivate
 from foveate.surgery.depth_compression_dp.merge_runs import MergeRuns
 from foveate.surgery.lineage import lineage
 from foveate.train import Recipe, train
 from foveate.vision import VisionModel
 
-RESULTS = Path(__file__).with_suffix(".json")
 SHARES, BATCH = (0.9, 0.8), 128
+SAYS = f"""\
+A published ResNet-20 of CIFAR-10. For each share of the convolutions' time in OpenVINO, the
+activations to keep are chosen with {CALIBRATION:,} training images and a table of times measured
+here; then the network is tuned and its convolutions are merged. The network that keeps every
+activation is tuned as long, and points lost are those of it, paired over the 10,000 test images,
+with a 95% interval. Speed: one image in OpenVINO, interleaved calls, with a 99% interval."""
 
 
 def main(weights: str, images: str, epochs: str = "1") -> None:
@@ -43,38 +44,47 @@ def main(weights: str, images: str, epochs: str = "1") -> None:
     model = network("resnet20", Path(weights), data.labels)
     looked_at = calibration(data)
     before = right(model, data)
-    found: dict[str, Any] = {"machine": machine(), "epochs": float(epochs), "rows": {}}
-    found["top1_published"] = 100 * before.mean()
+    sheet = Sheet(
+        __file__,
+        title="Fewer and larger convolutions",
+        command="python benchmarks/shallower.py WEIGHTS IMAGES",
+        says=f"{SAYS} Tuning: {float(epochs):g} epochs.",
+        columns=[
+            "of the time",
+            "convolutions",
+            "MACs",
+            "points lost untuned",
+            "points lost",
+            "speed",
+        ],
+        facts=[],
+    )
     published = copy.deepcopy(model)
     tune(model, data, float(epochs))
-    before, whole = right(model, data), deployed(model)
-    found["top1_tuned"] = 100 * before.mean()
+    tuned, whole = right(model, data), deployed(model)
     x = np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)
-    print(f"every activation kept: {found['top1_tuned']:.2f}%")
+    sheet.add("all of it", f"{layers(model)}", millions(model), "", "", "")
     for share in SHARES:
         edit = Deactivate(share=share, longest=4, latency=deployed_seconds)
         shallow, _ = edit.apply(published, looked_at)
         plan = lineage(shallow)[-1]["plan"]
-        untuned = found["top1_published"] - 100 * right(shallow, data).mean()
+        at_once = mean_interval(100 * (before - right(shallow, data)))
         tune(shallow, data, float(epochs))
         merged, _ = MergeRuns().apply(shallow)
-        lost = mean_interval(100 * (before - right(merged, data)))
-        less = deployed(merged)
-        ratio = paired(partial(whole, x), partial(less, x), seconds=10.0)
-        found["rows"][f"{share:g}"] = {
-            "points_lost": lost,
-            "points_lost_before_tuning": untuned,
-            "times_as_fast": [ratio.median, ratio.low, ratio.high],
-            "table_seconds": plan["seconds"],
-            "convolutions": [layers(model), layers(merged)],
-            "macs": [count(m.eval(), torch.from_numpy(x)).macs for m in (model, merged)],
-            "runs": [piece["convs"] for piece in plan["pieces"]],
-        }
-        print(
-            f"{share:.0%} of the time: {lost[0]:.2f} points lost ({lost[1]:.2f} to {lost[2]:.2f}), "
-            f"{ratio.median:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f})"
+        lost = mean_interval(100 * (tuned - right(merged, data)))
+        ratio = interval(paired(partial(whole, x), partial(deployed(merged), x), seconds=10.0))
+        sheet.facts.append(
+            {
+                "share": share,
+                "points_lost": lost,
+                "points_lost_before_tuning": at_once,
+                "times_as_fast": ratio,
+                "table_seconds": plan["seconds"],
+                "runs": [piece["convs"] for piece in plan["pieces"]],
+            }
         )
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        losses = show_points(at_once), show_points(lost)
+        sheet.add(f"{share:.0%}", f"{layers(merged)}", millions(merged), *losses, show_ratio(ratio))
 
 
 def tune(model: nn.Module, data: Any, epochs: float) -> None:
@@ -100,6 +110,11 @@ def deployed(model: nn.Module) -> OpenVinoRuntime:
         path = Path(folder) / "model.onnx"
         write_onnx(model.eval(), path)
         return OpenVinoRuntime(to_openvino(path))
+
+
+def millions(model: nn.Module) -> str:
+    """Multiply-adds of an image."""
+    return f"{count(model.eval(), torch.rand(1, 3, 32, 32)).macs / 1e6:.1f} M"
 
 
 def layers(model: nn.Module) -> int:

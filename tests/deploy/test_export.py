@@ -58,7 +58,7 @@ def test_programs_run_without_foveate(artifact, trained):
 def test_the_guard_turns_formats_away(trained, digits, tmp_path, monkeypatch):
     """A quantiser that ruins the model must not be chosen, however fast it is."""
 
-    def ruin(model, images, is_transformer):
+    def ruin(model, images, together, is_transformer):
         upside_down = trained.backbone.head.fc.weight
         with torch.no_grad():
             upside_down.neg_()

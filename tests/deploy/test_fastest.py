@@ -144,6 +144,40 @@ def test_programs_serve_every_batch_size(model, images, monkeypatch):
         )
 
 
+class Attending(nn.Module):
+    """Tokens that look at one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 5)
+
+    def forward(self, x):
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        looks = (tokens @ tokens.transpose(1, 2)).softmax(-1)
+        return self.head((looks @ tokens).mean(1))
+
+
+def test_attention_gets_tight_ranges_first_and_then_stays_in_float(images, monkeypatch):
+    asked = []
+
+    def noted(model, images, *, together, is_transformer):
+        asked.append((together, is_transformer))
+        return quantise(model, images, together=together, is_transformer=is_transformer)
+
+    monkeypatch.setattr(programs, "quantise", noted)
+    torch.manual_seed(0)
+    model, ways = Attending().eval(), [("torch", "float32"), ("openvino", "int8")]
+    expected = model(images).detach().numpy()
+
+    def score(logits):
+        return 100.0 if np.allclose(logits, expected, rtol=0, atol=1e-5) else 0.0
+
+    table = Search(model, images, guard=0, score=score, ways=ways).fastest(2).table
+    assert asked[:3] == [(16, False), (1, False), (16, True)]
+    found = [(row.tight, row.gentle) for row in table if row.is_quantised and row.graph == "plain"]
+    assert sorted(found) == [(False, False), (False, True), (True, False)]
+
+
 def test_a_remembered_answer_needs_one_graph_alone(model, images, monkeypatch):
     first = fastest(model, images, ways=ORT, seconds=0.02)
     written = []
@@ -261,7 +295,7 @@ def test_the_search_returns_layers_to_float(model, images, monkeypatch):
 
     Single images to calibrate on cut off what layers in float bring back.
     """
-    monkeypatch.setattr(import_module("foveate.deploy.quantise"), "CALIBRATION_BATCH", 1)
+    monkeypatch.setattr(programs, "CALIBRATION_BATCH", 1)
     expected = model(images).detach().numpy()
 
     def score(logits):

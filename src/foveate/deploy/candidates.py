@@ -32,6 +32,7 @@ class Candidate:
             not quantised computes in bfloat16.
         streams: parts of a batch that are computed at the same time.
         threads: how many compute; 0 for all.
+        tight: ranges were read image by image, so that what few images reach is cut off.
         gentle: what attention needs stays in float.
         floats: layers of an INT8 program that compute in float.
         integers: how many layers that were quantised before this program really computes in
@@ -47,6 +48,7 @@ class Candidate:
     precision: str
     streams: int = 1
     threads: int = 0
+    tight: bool = False
     gentle: bool = False
     floats: tuple[str, ...] = ()
     score: float = 0.0
@@ -65,6 +67,8 @@ class Candidate:
     @property
     def name(self) -> str:
         parts = [f"{self.runtime} {self.precision}"]
+        if self.tight:
+            parts.append("tight ranges")
         if self.gentle:
             parts.append("attention in float")
         if self.floats:
@@ -92,9 +96,9 @@ class Candidate:
             return ""
         if not self.is_quantised:
             return f"{self.graph}.onnx"
-        gentle = "-gentle" if self.gentle else ""
+        ranges = "-gentle" if self.gentle else "-tight" if self.tight else ""
         floats = f"-{len(self.floats)}-floats" if self.floats else ""
-        return f"{self.graph}{gentle}{floats}-int8.xml"
+        return f"{self.graph}{ranges}{floats}-int8.xml"
 
 
 def start_candidate(row: Candidate, path: Path, batch: int) -> Logits:

@@ -189,17 +189,18 @@ class Search:
     def _int8_of(self, graph: str) -> tuple[list[Candidate], list[Candidate]]:
         """The INT8 candidates of a graph, judged, and those that there was no time for.
 
-        Attention stays in float where nothing keeps the guard otherwise.
+        Where nothing of a graph with attention keeps the guard, ranges become tight, and where
+        nothing does then, attention stays in float.
         """
         ways = [way for way in self._possible() if "int8" in way[1]]
         found: list[Candidate] = []
-        for gentle in (False, True) if ways else ():
-            rows = [Candidate(graph, *way, gentle=gentle) for way in ways]
+        for how in ({}, {"tight": True}, {"gentle": True}) if ways else ():
+            rows = [Candidate(graph, *way, **how) for way in ways]
             if not all(row in self._judged for row in rows):
                 if self._left() < self._step:
                     return found, [replace(row, why=self._no_time()) for row in rows]
                 start = time.perf_counter()
-                self.programs.int8(graph, gentle)
+                self.programs.int8(rows[0])
                 self._step = max(self._step, time.perf_counter() - start)
             found += [self._judge(row) for row in rows]
             if not all(row.why for row in found) or not self.programs.has_attention(graph):
@@ -211,7 +212,7 @@ class Search:
         known = [row for row in self._judged.values() if row.floats and row.graph == first.graph]
         if known:
             return [row for row in known if not row.why]
-        quantised = self.programs.int8(first.graph, first.gentle)
+        quantised = self.programs.int8(first)
         end = time.perf_counter() + min(FALLBACK_SECONDS, self._left())
         found = fallbacks(
             quantised,
@@ -222,7 +223,15 @@ class Search:
         )
         for floats in found:
             rows = [
-                self._judge(Candidate(first.graph, *way, gentle=first.gentle, floats=tuple(floats)))
+                self._judge(
+                    Candidate(
+                        first.graph,
+                        *way,
+                        tight=first.tight,
+                        gentle=first.gentle,
+                        floats=tuple(floats),
+                    )
+                )
                 for way in self._possible()
                 if "int8" in way[1]
             ]

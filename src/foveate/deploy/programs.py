@@ -14,7 +14,7 @@ from torch import nn
 
 from foveate.deploy.candidates import Candidate, start_candidate
 from foveate.deploy.formats import save_openvino, to_openvino, write_program
-from foveate.deploy.quantise import has_attention, in_float, quantise
+from foveate.deploy.quantise import CALIBRATION_BATCH, has_attention, in_float, quantise
 from foveate.deploy.runtimes import Logits, TorchRuntime
 from foveate.deploy.soundness import is_sound
 from foveate.errors import FoveateError
@@ -101,13 +101,16 @@ class Programs:
     def has_attention(self, graph: str) -> bool:
         return has_attention(self.float32(graph))
 
-    def int8(self, graph: str, gentle: bool) -> Any:
-        """A graph as an OpenVINO model in INT8."""
-        key = graph, gentle
+    def int8(self, row: Candidate) -> Any:
+        """A candidate's graph as an OpenVINO model in INT8, before layers return to float."""
+        key = row.graph, row.tight, row.gentle
         if key not in self._quantised:
-            self._told(f"quantising the {graph} graph")
+            self._told(f"quantising the {row.graph} graph")
             self._quantised[key] = quantise(
-                self.float32(graph), self._calibration, is_transformer=gentle
+                self.float32(row.graph),
+                self._calibration,
+                together=1 if row.tight else CALIBRATION_BATCH,
+                is_transformer=row.gentle,
             )
         return self._quantised[key]
 
@@ -115,7 +118,7 @@ class Programs:
         """The file of a candidate, written if it is not there."""
         path = self.folder / row.program
         if row.is_quantised and not path.exists():
-            model = self.int8(row.graph, row.gentle)
+            model = self.int8(row)
             if row.floats:
                 model = in_float(model, self.float32(row.graph), row.floats)
             save_openvino(model, path)

@@ -11,20 +11,27 @@ from foveate.errors import require
 CALIBRATION_IMAGES = 128
 """Images that INT8 is calibrated on, at most."""
 CALIBRATION_BATCH = 16
-"""NNCF takes the mean of the batches' largest values: of single images', that cuts off too much."""
+"""NNCF takes the mean of the batches' largest values: of single images', that mostly cuts off too
+much, but serves attention, where few values are far larger than all others."""
 KERNELS = ("Convolution", "GroupConvolution", "MatMul")
 
 
-def quantise(model: Any, images: np.ndarray, *, is_transformer: bool = False) -> Any:
+def quantise(
+    model: Any,
+    images: np.ndarray,
+    *,
+    together: int = CALIBRATION_BATCH,
+    is_transformer: bool = False,
+) -> Any:
     """A float OpenVINO model in INT8.
 
     Args:
         model: left as it is.
         images: to calibrate on, float32 (N, C, H, W), as the model takes them.
+        together: images a batch.
         is_transformer: keep in float what attention needs, and smooth outliers.
     """
-    starts = range(0, len(images), CALIBRATION_BATCH)
-    batches = [images[i : i + CALIBRATION_BATCH] for i in starts]
+    batches = [images[i : i + together] for i in range(0, len(images), together)]
     with quiet():
         nncf = require("nncf", "deploy")
         return nncf.quantize(
