@@ -38,6 +38,8 @@ HOPELESS = 3.0
 """A candidate that is so many times slower at a first look is looked at no further."""
 NEAR = 1.5
 """Candidates within so many times the fastest's first look are timed in turns."""
+HOW = ((False, False), (True, False), (False, True))
+"""How INT8 programs are made, in order: whether `tight`, and whether `gentle`."""
 FALLBACK_SECONDS = 60.0
 """Spent at most on finding the layers that must stay in float."""
 QUANTISED = "not tried: the network is quantised already, and other ways keep its integers"
@@ -194,8 +196,8 @@ class Search:
         """
         ways = [way for way in self._possible() if "int8" in way[1]]
         found: list[Candidate] = []
-        for how in ({}, {"tight": True}, {"gentle": True}) if ways else ():
-            rows = [Candidate(graph, *way, **how) for way in ways]
+        for tight, gentle in HOW if ways else ():
+            rows = [Candidate(graph, *way, tight=tight, gentle=gentle) for way in ways]
             if not all(row in self._judged for row in rows):
                 if self._left() < self._step:
                     return found, [replace(row, why=self._no_time()) for row in rows]

@@ -56,7 +56,7 @@ class Programs:
         self._calibration = calibration
         self._told = told
         self._floats: dict[str, Any] = {}
-        self._quantised: dict[tuple[str, bool], Any] = {}
+        self._quantised: dict[tuple[str, bool, bool], Any] = {}
         self._sound: dict[str, bool] = {}
         weakref.finalize(self, rmtree, self.folder, ignore_errors=True)
 
