@@ -146,7 +146,7 @@ class Bench:
         self.model, self.data, self.minutes = model, data, minutes
         self.looked_at = calibration(data)
         self.original = Judged(model, data)
-        self._tuned: dict[tuple[Edit, ...], tuple[VisionModel, float]] = {}
+        self._tuned: dict[str, tuple[VisionModel, float]] = {}
 
     def row(self, way: Way) -> dict[str, Any]:
         """All figures of a way."""
@@ -154,7 +154,7 @@ class Bench:
         model = edited(self.model, way.edits, self.looked_at)
         spent = {"editing": time.perf_counter() - began}
         if way.tuned:
-            model, spent["tuning"] = self.tuned(model, tuple(way.edits))
+            model, spent["tuning"] = self.tuned(model, repr(way.edits))
         model = edited(model, way.then, self.looked_at)
         judged = Judged(model, self.data)
         lost = mean_interval(100 * (self.original.right - judged.right))
@@ -164,13 +164,17 @@ class Bench:
             str(batch): speed(self.original.run, judged.run, batch) for batch in BATCHES
         }
         if way.tuned:
-            dense, _ = self.tuned(self.model, ())
+            dense, _ = self.tuned(self.model, repr(()))
             right = Judged(dense, self.data).right
             row["points_below_tuned"] = mean_interval(100 * (right - judged.right))
         return row
 
-    def tuned(self, model: VisionModel, how: tuple[Edit, ...]) -> tuple[VisionModel, float]:
-        """A model tuned with the original for a teacher, and the seconds that took."""
+    def tuned(self, model: VisionModel, how: str) -> tuple[VisionModel, float]:
+        """A model tuned with the original for a teacher, and the seconds that took.
+
+        Args:
+            how: what was done to it before; each is tuned once.
+        """
         if how not in self._tuned:
             recipe = Recipe(
                 minutes=self.minutes,
