@@ -15,6 +15,7 @@ from foveate.measure import (
     side_by_side,
     timing,
 )
+from foveate.measure.machine import processor
 
 
 @pytest.fixture
@@ -82,6 +83,19 @@ def test_machine_says_what_it_is():
     facts = machine()
     assert facts["cores"] >= 1
     assert "torch" in facts["versions"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sets"),
+    [
+        ("flags\t\t: fma avx avx2", " (AVX2)"),
+        ("flags\t\t: avx2 avx512f avx512_vnni", " (AVX-512, AVX2, VNNI)"),
+        ("flags\t\t: sse", ""),
+    ],
+)
+def test_processors_of_one_name_are_told_apart_by_their_instruction_sets(flags, sets):
+    told = "processor\t: {}\nmodel name\t: AMD EPYC\n" + flags + "\n\n"
+    assert processor(told.format(0) + told.format(1)) == f"AMD EPYC{sets}"
 
 
 @pytest.fixture

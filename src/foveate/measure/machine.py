@@ -7,11 +7,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+EXTENSIONS = {
+    "AMX": {"amx_int8", "amx_bf16"},
+    "AVX-512": {"avx512f"},
+    "AVX2": {"avx2"},
+    "VNNI": {"avx512_vnni", "avx_vnni"},
+    "SVE": {"sve"},
+    "dot products": {"asimddp"},
+}
+"""Instruction sets that decide how fast networks run, and the flags by which Linux names them."""
 PACKAGES = ("foveate", "torch", "torchvision", "timm", "openvino", "onnxruntime", "nncf", "numpy")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads in use, memory in GiB, system, versions and date, JSON-ready."""
+    """Processor, cores, threads in use, memory in GiB, system, versions and date, JSON-ready.
+
+    The processor is named with its instruction sets where Linux tells them, since machines that
+    are rented often say no more of it than its maker.
+    """
     import torch
 
     return {
@@ -29,11 +42,19 @@ def machine() -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return processor(Path("/proc/cpuinfo").read_text())
     except OSError:
         return platform.processor() or platform.machine()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+
+
+def processor(told: str) -> str:
+    """A processor's name and instruction sets, from what Linux tells of it in `/proc/cpuinfo`."""
+    parts = (line.partition(":") for line in told.splitlines())
+    said = {key.strip(): value.strip() for key, _, value in parts}
+    flags = {*said.get("flags", "").split(), *said.get("Features", "").split()}
+    sets = [name for name, names in EXTENSIONS.items() if names & flags]
+    name = said.get("model name", platform.machine())
+    return f"{name} ({', '.join(sets)})" if sets else name
 
 
 def _memory() -> float | None:

@@ -63,7 +63,7 @@ class Ceilings:
 def ceilings(*, fresh: bool = False) -> Ceilings:
     """Measure the ceilings, or read them where they were measured in the last 30 days.
 
-    They lie in the user's cache, by processor, threads and torch's version.
+    They lie in the user's cache, by processor, instruction sets, threads and torch's version.
 
     Args:
         fresh: measure again.
