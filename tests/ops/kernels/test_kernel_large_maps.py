@@ -10,17 +10,21 @@ from foveate.ops.kernels.layer_norm import plain_layer_norm_channels
 
 KERNELS = [torch.randn(4, 1, 3, 3), torch.randn(4), torch.randn(4, 1, 1, 11), torch.randn(4)]
 PAIRS = {
-    "gelu": (gelu, F.gelu, ()),
-    "norm": (layer_norm_channels, plain_layer_norm_channels, (torch.rand(36), torch.randn(36))),
-    "mixer": (inception_mix, plain_inception_mix, KERNELS),
+    "gelu": (gelu, F.gelu, lambda channels: ()),
+    "norm": (
+        layer_norm_channels,
+        plain_layer_norm_channels,
+        lambda channels: (torch.rand(channels), torch.randn(channels)),
+    ),
+    "mixer": (inception_mix, plain_inception_mix, lambda channels: KERNELS),
 }
 
 
 @pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize("width", [352, 349])
-def test_large_maps(library, name, width):
-    ours, twin, rest = PAIRS[name]
-    x = torch.randn(2, 36, 352, width, requires_grad=True)
+@pytest.mark.parametrize("shape", [(2, 36, 352, 352), (2, 36, 352, 349), (8, 360, 56, 53)])
+def test_large_maps(library, name, shape):
+    ours, twin, weights = PAIRS[name]
+    x, rest = torch.randn(shape, requires_grad=True), weights(shape[1])
     assert x.numel() * 4 > 32 << 20
     found, expected = ours(x, *rest), twin(x, *rest)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5)

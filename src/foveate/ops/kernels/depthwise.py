@@ -180,13 +180,23 @@ def pays(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair) -> bool:
     """Whether the kernel was measured to be faster than PyTorch's (`benchmarks/kernels.py`).
 
     Gradients pay, but for small kernels that stride in channels_last. A forward
-    pass alone does not over tiny maps, nor for a wide band over small ones.
+    pass alone does not over tiny maps, unless it is a band over contiguous ones. In
+    channels_last it does not for a wide band over small maps, nor, where registers
+    hold half a line of the cache, for few taps or a wide band over any.
     """
     height, width = weight.shape[2:]
-    if max(stride) > 1 and height * width <= 9 and not x.is_contiguous():
+    few, band = height * width <= 9, height == 1 < width
+    apart = x.is_contiguous()
+    if max(stride) > 1 and few and not apart:
         return False
+    if native.learns(x, weight, bias):
+        return True
     pixels = x.shape[2] * x.shape[3]
-    return native.learns(x, weight, bias) or pixels > (SMALL if height == 1 else TINY)
+    if apart:
+        return band or pixels > TINY
+    if native.level() == "x86-64-v3" and (few or band):
+        return False
+    return pixels > (SMALL if band else TINY)
 
 
 class _Depthwise(torch.autograd.Function):

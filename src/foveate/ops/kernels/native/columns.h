@@ -8,8 +8,8 @@
 #include "depthwise.h"
 
 /* Rows that are done together: maps mostly have a multiple. Gradients need as many registers again. */
-#define TILE 14
-#define LEARNED_TILE 7
+#define TILE (HALVES == 1 ? 14 : 4)
+#define LEARNED_TILE (HALVES == 1 ? 7 : 2)
 
 typedef struct {
     const float *rows[TILE + 30]; /* under the kernel as it moves over the tile */

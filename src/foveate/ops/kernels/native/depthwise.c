@@ -11,6 +11,7 @@
  * input held at that place, so both come out of one pass: `seen` is that input.
  */
 #include "columns.h"
+#include "flat.h"
 
 #define MOST_TAPS 64 /* rows of a kernel */
 #define SMALL 1024   /* pixels of a map up to which the caches hold two slabs */
@@ -135,11 +136,14 @@ INLINE void output_row(
     const stencil *s, int64_t width, const int stride, const int dilation, const int learns
 ) {
     int64_t t = 0;
+#if HALVES == 1
     int wide = s->width <= s->across; /* else shorter tiles have fewer taps on the map */
     for (; wide && t + 14 <= width; t += 14) outputs(14, s, t, stride, dilation, learns);
     for (; t + 8 <= width && (wide || width % 7); t += 8) outputs(8, s, t, stride, dilation, learns);
     for (; t + 7 <= width; t += 7) outputs(7, s, t, stride, dilation, learns);
+#endif
     for (; t + 4 <= width; t += 4) outputs(4, s, t, stride, dilation, learns);
+    for (; t + 2 <= width; t += 2) outputs(2, s, t, stride, dilation, learns);
     for (; t < width; t++) outputs(1, s, t, stride, dilation, learns);
 }
 
@@ -228,16 +232,8 @@ static void convolve(
 /* Floats of memory that a slab needs. */
 INLINE int64_t memory_floats(const depthwise *d) {
     ring r = ring_of(d);
+    if (is_flat(d)) return flat_floats(d);
     return is_column(d) ? column_floats(d) : r.slots * r.pitch + 2 * row_floats(d);
-}
-
-/* Copy bytes past the caches: all that fills whole lines. */
-static void copy_past(char *to, const char *from, int64_t bytes) {
-    int64_t head = least(-(intptr_t)to & (sizeof(vec) - 1), bytes), at = head;
-    memcpy(to, from, (size_t)head);
-    for (; at + (int64_t)sizeof(vec) <= bytes; at += sizeof(vec))
-        stream(to + at, load((const float *)(from + at)));
-    memcpy(to + at, from + at, (size_t)(bytes - at));
 }
 
 /* Hand on all channels of one image, which lies in both maps in the same order. */
@@ -321,9 +317,11 @@ static void convolve_parts(int64_t begin, int64_t end, void *context) {
                 slab now = {image, at.block * LANES}, next = {image, now.channel + LANES};
                 if (last - first > 1 || next.channel >= d->channels)
                     next = (slab){least(image + 1, batch - 1), last - first > 1 ? now.channel : 0};
-                if (is_column(d)) convolve_columns(d, now, job->taps + at.taps, shares, memory);
+                if (is_flat(d)) convolve_flat(d, now, job->taps + at.taps, shares != 0, memory);
+                else if (is_column(d)) convolve_columns(d, now, job->taps + at.taps, shares, memory);
                 else convolve(d, now, next, job->taps + at.taps, shares, memory);
             }
+        if (shares && is_flat(d)) sum_flat_shares(d, at.block * LANES, shares, memory);
     }
     free(memory);
     settle();

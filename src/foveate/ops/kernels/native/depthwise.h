@@ -1,5 +1,15 @@
 /* What a depthwise convolution is told, and the piece of it that is done at once. */
 #pragma once
+
+/* A vector is a line of the cache, where that takes two registers, too: else lines of maps whose
+ * channels lie together would be read twice. */
+#if LANES == 8
+#define HALVES 2
+#undef LANES
+#define LANES 16
+#else
+#define HALVES 1
+#endif
 #include "lanes.h"
 
 #define COPY 0 /* a height of 0 says: no kernel, hand the channels on */

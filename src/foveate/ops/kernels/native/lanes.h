@@ -1,6 +1,6 @@
 /* Vectors of LANES floats, and rows of pixels in and out of them.
  *
- * Compiled once for each instruction set, with LANES floats a register.
+ * Compiled once for each instruction set, with LANES floats a register, or in two.
  */
 #pragma once
 #include <stdint.h>
@@ -15,8 +15,17 @@
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float loose_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t int_vec __attribute__((vector_size(4 * LANES)));
-typedef uint32_t word_vec __attribute__((vector_size(4 * LANES)));
-typedef uint16_t half_vec __attribute__((vector_size(2 * LANES)));
+
+/* The part of a vector that one register holds. */
+#ifdef __AVX512F__
+#define SIDE 16
+#else
+#define SIDE 8
+#endif
+typedef float part_vec __attribute__((vector_size(4 * SIDE), may_alias));
+typedef float loose_part __attribute__((vector_size(4 * SIDE), aligned(4), may_alias));
+typedef uint32_t word_part __attribute__((vector_size(4 * SIDE)));
+typedef uint16_t half_part __attribute__((vector_size(2 * SIDE)));
 
 /* A tensor (n, c, h, w): its memory, and the distance of neighbours in elements. */
 typedef struct {
@@ -64,11 +73,20 @@ INLINE int is_even(const char *to) { return (uintptr_t)to % sizeof(vec) == 0; }
 INLINE void stream(char *to, vec v) { __builtin_nontemporal_store(v, (vec *)to); }
 INLINE void settle(void) { _mm_sfence(); }
 
+/* Copy bytes past the caches: all that fills whole lines. */
+static void copy_past(char *to, const char *from, int64_t bytes) {
+    int64_t head = least(-(intptr_t)to & (sizeof(vec) - 1), bytes), at = head;
+    memcpy(to, from, (size_t)head);
+    for (; at + (int64_t)sizeof(vec) <= bytes; at += sizeof(vec))
+        stream(to + at, load((const float *)(from + at)));
+    memcpy(to + at, from + at, (size_t)(bytes - at));
+}
+
 /* The lesser and the greater of each lane, or what is no number if the second is that. */
-#if LANES == 16
+#ifdef __AVX512F__
 INLINE vec lesser(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
 INLINE vec greater(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
-#else
+#elif LANES == 8
 INLINE vec lesser(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
 INLINE vec greater(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
 #endif
@@ -83,76 +101,91 @@ INLINE float total(vec v) {
 }
 
 /* bfloat16 is the upper half of a float; rounding is to the nearest, ties to even. */
-INLINE vec widened(half_vec half) { return (vec)(__builtin_convertvector(half, word_vec) << 16); }
-
-INLINE half_vec narrowed(vec v) {
-    word_vec bits = (word_vec)v;
-    word_vec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    word_vec nan = (word_vec)(v != v);
-    return __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), half_vec);
+INLINE part_vec widened(half_part half) {
+    return (part_vec)(__builtin_convertvector(half, word_part) << 16);
 }
 
-/* Copy fewer bytes than a vector has, in pieces of constant size. */
+INLINE half_part narrowed(part_vec v) {
+    word_part bits = (word_part)v;
+    word_part rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    word_part nan = (word_part)(v != v);
+    return __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), half_part);
+}
+
+/* Copy fewer bytes than a register has, in pieces of constant size. */
 INLINE void copy_part(char *to, const char *from, int bytes) {
-    UNROLL for (int size = 2 * LANES; size > 1; size /= 2)
+    UNROLL for (int size = 2 * SIDE; size > 1; size /= 2)
         if (bytes & size) {
             __builtin_memcpy(to, from, (size_t)size);
             to += size, from += size;
         }
 }
 
-/* The first `count` of LANES values; the others are 0. */
-INLINE vec load_part(const char *from, int count, int half) {
+/* The first `count` of SIDE values; the others are 0. */
+INLINE part_vec load_some(const char *from, int count, int half) {
     if (half) {
-        half_vec v = {0};
-        if (count == LANES) __builtin_memcpy(&v, from, sizeof v);
-        else copy_part((char *)&v, from, 2 * count);
+        half_part v = {0};
+        if (count >= SIDE) __builtin_memcpy(&v, from, sizeof v);
+        else if (count > 0) copy_part((char *)&v, from, 2 * count);
         return widened(v);
     }
-    if (count == LANES) return load((const float *)from);
+    if (count >= SIDE) return *(const loose_part *)from;
 #ifdef __AVX512F__
-    return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+    return (part_vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
 #else
-    int_vec lanes = {0, 1, 2, 3, 4, 5, 6, 7};
-    return (vec)_mm256_maskload_ps((const float *)from, (__m256i)(lanes < count));
+    int32_t at __attribute__((vector_size(4 * SIDE))) = {0, 1, 2, 3, 4, 5, 6, 7};
+    return (part_vec)_mm256_maskload_ps((const float *)from, (__m256i)(at < count));
 #endif
 }
 
-INLINE void store_part(char *to, vec v, int count, int half) {
+INLINE void store_some(char *to, part_vec v, int count, int half) {
     if (half) {
-        half_vec h = narrowed(v);
-        if (count == LANES) __builtin_memcpy(to, &h, sizeof h);
-        else copy_part(to, (char *)&h, 2 * count);
+        half_part h = narrowed(v);
+        if (count >= SIDE) __builtin_memcpy(to, &h, sizeof h);
+        else if (count > 0) copy_part(to, (char *)&h, 2 * count);
         return;
     }
-    if (count == LANES) {
-        store((float *)to, v);
+    if (count >= SIDE) {
+        *(loose_part *)to = v;
         return;
     }
 #ifdef __AVX512F__
     _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v);
 #else
-    copy_part(to, (char *)&v, 4 * count);
+    if (count > 0) copy_part(to, (char *)&v, 4 * count);
 #endif
 }
 
-/* Turn LANES rows of LANES values into columns, by as many perfect shuffles as 2 divides LANES. */
-INLINE void transpose(vec *v) {
-    UNROLL for (int round = 1; round < LANES; round *= 2) {
-        vec next[LANES];
-        UNROLL for (int i = 0; i < LANES / 2; i++) {
-            vec a = v[i], b = v[i + LANES / 2];
-#if LANES == 16
+/* The first `count` of LANES values; the others are 0. */
+INLINE vec load_part(const char *from, int count, int half) {
+    vec v;
+    UNROLL for (int i = 0; i < LANES; i += SIDE)
+        ((part_vec *)&v)[i / SIDE] = load_some(from + i * element_size(half), count - i, half);
+    return v;
+}
+
+INLINE void store_part(char *to, vec v, int count, int half) {
+    UNROLL for (int i = 0; i < LANES; i += SIDE)
+        store_some(to + i * element_size(half), ((part_vec *)&v)[i / SIDE], count - i, half);
+}
+
+/* Turn SIDE rows of SIDE values into columns, by as many perfect shuffles as 2 divides SIDE. */
+INLINE void transpose(part_vec *v) {
+    UNROLL for (int round = 1; round < SIDE; round *= 2) {
+        part_vec next[SIDE];
+        UNROLL for (int i = 0; i < SIDE / 2; i++) {
+            part_vec a = v[i], b = v[i + SIDE / 2];
+#if SIDE == 16
             next[2 * i] = __builtin_shufflevector(
                 a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
             next[2 * i + 1] = __builtin_shufflevector(
                 a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#elif LANES == 8
+#else
             next[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
             next[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
 #endif
         }
-        UNROLL for (int i = 0; i < LANES; i++) v[i] = next[i];
+        UNROLL for (int i = 0; i < SIDE; i++) v[i] = next[i];
     }
 }
 
@@ -183,14 +216,17 @@ INLINE void pack(
             store(to + i * pitch, load_part(from + i * s.w * size, lanes, half));
         return;
     }
-    for (int64_t i = 0; i < width; i += LANES) {
-        int pixels = (int)least(width - i, LANES);
-        vec v[LANES];
-        UNROLL for (int c = 0; c < LANES; c++)
-            v[c] = c < lanes ? load_part(from + (c * s.c + i) * size, pixels, half) : (vec){0};
-        transpose(v);
-        UNROLL for (int p = 0; p < LANES; p++)
-            if (p < pixels) store(to + (i + p) * pitch, v[p]);
+    for (int64_t i = 0; i < width; i += SIDE) {
+        int pixels = (int)least(width - i, SIDE);
+        UNROLL for (int first = 0; first < LANES; first += SIDE) {
+            part_vec v[SIDE];
+            UNROLL for (int c = 0; c < SIDE; c++)
+                v[c] = first + c < lanes ? load_some(from + ((first + c) * s.c + i) * size, pixels, half)
+                                         : (part_vec){0};
+            transpose(v);
+            UNROLL for (int p = 0; p < SIDE; p++)
+                if (p < pixels) *(loose_part *)(to + (i + p) * pitch + first) = v[p];
+        }
     }
 }
 
@@ -204,13 +240,16 @@ INLINE void unpack(
             store_part(to + i * s.w * size, load(from + i * pitch), lanes, half);
         return;
     }
-    for (int64_t i = 0; i < width; i += LANES) {
-        int pixels = (int)least(width - i, LANES);
-        vec v[LANES];
-        UNROLL for (int p = 0; p < LANES; p++)
-            v[p] = p < pixels ? load(from + (i + p) * pitch) : (vec){0};
-        transpose(v);
-        UNROLL for (int c = 0; c < LANES; c++)
-            if (c < lanes) store_part(to + (c * s.c + i) * size, v[c], pixels, half);
+    for (int64_t i = 0; i < width; i += SIDE) {
+        int pixels = (int)least(width - i, SIDE);
+        UNROLL for (int first = 0; first < LANES; first += SIDE) {
+            part_vec v[SIDE];
+            UNROLL for (int p = 0; p < SIDE; p++)
+                v[p] = p < pixels ? *(const loose_part *)(from + (i + p) * pitch + first) : (part_vec){0};
+            transpose(v);
+            UNROLL for (int c = 0; c < SIDE; c++)
+                if (first + c < lanes)
+                    store_some(to + ((first + c) * s.c + i) * size, v[c], pixels, half);
+        }
     }
 }
