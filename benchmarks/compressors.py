@@ -19,6 +19,7 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from foveate.deploy.formats import save_openvino
+from foveate.deploy.overflow import fitting_bits
 from foveate.deploy.quantise import has_attention
 from foveate.deploy.quiet import quiet
 from foveate.surgery.channels.remove import Narrow
@@ -64,7 +65,7 @@ def in_float(model: nn.Module, images: Tensor) -> Program:
 def int8_by_foveate(model: nn.Module, images: Tensor) -> Program:
     """Ranges by mean squared error, biases corrected, stored in 8 bits; run by OpenVINO."""
     batches = images.split(128)
-    quantised, _ = Simulate().apply(model, batches)
+    quantised, _ = Simulate(weight_bits=fitting_bits()).apply(model, batches)
     quantised, _ = CorrectBias().apply(quantised, batches)
     quantised, _ = Store().apply(quantised)
     return _openvino(_converted(quantised.eval(), images))

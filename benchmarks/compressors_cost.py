@@ -46,9 +46,10 @@ A published ResNet-20 of CIFAR-10, normalisation inside, on the 10,000 test imag
 nothing. Points lost are those of the network as it was, over the same images, with a 95% interval,
 paired. Everyone gets the same {CALIBRATION} training images to calibrate on; NNCF takes them one
 by one, as it recommends, and torchao in batches of 128. *INT8*: 8 bits for weights and
-activations. Foveate: `Simulate`, `CorrectBias`, `Store`; NNCF: `nncf.quantize` of the OpenVINO
-model; both run in OpenVINO as it comes (bfloat16 for what is left in float, where the processor
-has it). torchao: `X86InductorQuantizer`, compiled by Inductor with frozen
+activations; Foveate's weights have 7 where the processor has no VNNI, as sums of products overflow
+there. Foveate: `Simulate`, `CorrectBias`, `Store`; NNCF: `nncf.quantize` of the OpenVINO model;
+both run in OpenVINO as it comes (bfloat16 for what is left in float, where the processor has it).
+torchao: `X86InductorQuantizer`, compiled by Inductor with frozen
 weights. *Pruned*: channels in the blocks go by the magnitude of all the weights that hold them, by
 as large a share as leaves the multiply-adds that are named; at once, and again with {TUNED} steps
 of tuning (128 images each, momentum 0.9, rate {RATE:g} falling along a cosine, no augmentation,

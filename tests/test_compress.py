@@ -9,7 +9,7 @@ import torch
 from foveate import FoveateError, VisionModel, data, load_model, save
 from foveate.backbones import create_model
 from foveate.cli import main
-from foveate.compress import Asked, compress, parse, table
+from foveate.compress import Asked, compress, parse, remarks, table
 from foveate.surgery.channels.remove import Narrow
 from foveate.surgery.lineage import lineage
 from foveate.surgery.quant_whitepaper import Quantise
@@ -59,6 +59,7 @@ def test_stages_are_measured_and_the_last_is_written(trained, tmp_path, capsys, 
     assert facts["runtime"] == "OpenVINO"
     assert [row["quantised"]["integers"] == [] for row in rows] == [True, True, False]
     assert rows[2]["quantised"]["floats"] == []
+    assert [row["strays"] for row in rows[:2]] == [0, 0]
     assert any(line["changed"] for line in facts["coverage"][0]["lines"])
     again = load_model(tmp_path / "small")
     assert [step["edit"] for step in lineage(again)] == ["Narrow", "Quantise"]
@@ -67,6 +68,19 @@ def test_stages_are_measured_and_the_last_is_written(trained, tmp_path, capsys, 
     assert evaluate(again, judges).top1 == rows[2]["top1"]
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
     assert table(facts).row_count == 3
+
+
+@pytest.mark.parametrize(
+    ("strays", "overflow", "said"),
+    [(None, True, []), (0.02, True, []), (0.1, False, ["10.0%"]), (0.1, True, ["10.0%", "7 bits"])],
+)
+def test_programs_that_stray_from_their_models_are_said(strays, overflow, said, monkeypatch):
+    monkeypatch.setattr("foveate.compress.sums_overflow", lambda: overflow)
+    row = {"name": "simulate", "strays": strays, "quantised": {"integers": ["stem"], "floats": []}}
+    found = " ".join(remarks({"runtime": "OpenVINO", "stages": [row]}))
+    assert ("7 bits" in found) == ("7 bits" in said)
+    assert all(part in found for part in said)
+    assert bool(found) == bool(said)
 
 
 def test_the_guard_writes_nothing(trained, tmp_path):

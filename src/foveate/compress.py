@@ -21,6 +21,7 @@ from foveate.deploy import load_network, parity, save
 from foveate.deploy.artifact import Draft
 from foveate.deploy.card import in_integers
 from foveate.deploy.images import split_input
+from foveate.deploy.overflow import sums_overflow
 from foveate.deploy.runtimes import Logits, executed
 from foveate.deploy.started import start_in
 from foveate.errors import FoveateError
@@ -35,6 +36,9 @@ from foveate.vision import IMAGENET_MEAN, IMAGENET_STD, Preprocess, VisionModel
 JUDGES = 2000
 """Images of the validation split that accuracy is measured on, at most."""
 BATCH = 32
+FOLLOWED, MOST_STRAYS = 200, 0.02
+"""Images whose labels by the program are compared with the model's own, at most, and the share
+that may differ without a remark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +130,7 @@ def _compressed(
     facts["stages"] = [_figures(name, model, data, told) for name, model in stages]
     _compare(facts["stages"])
     told("timing")
-    facts["runtime"], timed = _times([model for _, model in stages], asked.seconds)
+    facts["runtime"], timed = _times([model for _, model in stages], data, asked.seconds)
     for row, figures in zip(facts["stages"], timed, strict=True):
         row |= figures
     _demand_guard(asked, facts["stages"])
@@ -176,6 +180,24 @@ def table(facts: dict[str, Any]) -> Table:
             + (f"; {line}" if line else ""),
         )
     return shown
+
+
+def remarks(facts: dict[str, Any]) -> list[str]:
+    """A sentence for each stage whose program often answers otherwise than the model itself."""
+    found = []
+    for row in facts["stages"]:
+        if row["strays"] is None or row["strays"] <= MOST_STRAYS:
+            continue
+        found.append(
+            f"{row['name']}: {facts['runtime']} gives {row['strays']:.1%} of images another label "
+            "than the model itself has for them."
+        )
+        if row["quantised"]["integers"] and sums_overflow():
+            found[-1] += (
+                " This processor has no VNNI, so that sums of 8-bit products overflow: round "
+                "weights to 7 bits (weight_bits=7)."
+            )
+    return found
 
 
 def print_coverage(facts: dict[str, Any], console: Console) -> None:
@@ -289,10 +311,13 @@ def _figures(
     return figures
 
 
-def _times(models: list[VisionModel], seconds: float) -> tuple[str, list[dict[str, Any]]]:
+def _times(
+    models: list[VisionModel], data: Dataset | None, seconds: float
+) -> tuple[str, list[dict[str, Any]]]:
     """The runtime, and for every stage milliseconds of one image, all measured in turns in it.
 
-    A stage's `quantised` says which quantised layers the runtime computed in integers.
+    A stage's `quantised` says which quantised layers the runtime computed in integers, and
+    `strays` what share of images it gives another label than the model does.
     """
     size = models[0].preprocess.size
     image = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
@@ -305,9 +330,23 @@ def _times(models: list[VisionModel], seconds: float) -> tuple[str, list[dict[st
     times = side_by_side(named, seconds=seconds)
     ways = [executed(call, exported_layers(m)) for call, m in zip(calls, models, strict=True)]
     return runtime, [
-        {"latency_ms": times[name].milliseconds(), "quantised": asdict(way)}
-        for name, way in zip(named, ways, strict=True)
+        {
+            "latency_ms": times[name].milliseconds(),
+            "quantised": asdict(way),
+            "strays": None if data is None else _strays(call, model, data),
+        }
+        for name, way, call, model in zip(named, ways, calls, models, strict=True)
     ]
+
+
+def _strays(call: Logits, model: VisionModel, data: Dataset) -> float:
+    """The share of images that a program gives another label than its model does."""
+    split = data.splits["val"]
+    images = split_input(split, evenly(len(split), FOLLOWED), model.preprocess)
+    with torch.inference_mode():
+        own = [model.eval()(part).argmax(1) for part in torch.from_numpy(images).split(BATCH)]
+    found = np.array([call(image[None])[0].argmax() for image in images])
+    return float((found != torch.cat(own).numpy()).mean())
 
 
 def _compare(stages: list[dict[str, Any]]) -> None:

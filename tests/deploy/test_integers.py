@@ -10,6 +10,7 @@ from foveate import FoveateError
 from foveate.deploy import Search, export, fastest, load, load_fastest
 from foveate.deploy.executed import Executed
 from foveate.deploy.formats import leanest, save_openvino, to_openvino, write_program
+from foveate.deploy.overflow import fitting_bits
 from foveate.deploy.runtimes import OnnxRuntime, OpenVinoRuntime, executed
 from foveate.surgery.exported import Codes, exportable, exported_layers
 from foveate.surgery.quant_whitepaper import Quantise
@@ -21,6 +22,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+BITS = fitting_bits()
 LAYERS = ["stem", "depth", "mix", "wide", "head"]
 
 
@@ -109,12 +111,12 @@ AFFINE = {"symmetric": False, "weight_range": "minmax"}
 @pytest.mark.parametrize(
     ("edits", "not_in_openvino"),
     [
-        ([Quantise()], []),
-        ([Simulate(), Store()], []),
-        ([Simulate(per_channel=False)], []),
+        ([Quantise(weight_bits=BITS)], []),
+        ([Simulate(weight_bits=BITS), Store()], []),
+        ([Simulate(weight_bits=BITS, per_channel=False)], []),
         ([Simulate(**AFFINE)], LAYERS),
         ([Simulate(weight_bits=4, activation_bits=4, **AFFINE)], []),
-        ([Quantise(activation_bits=6, per_channel=False)], []),
+        ([Quantise(weight_bits=BITS, activation_bits=6, per_channel=False)], []),
     ],
     ids=["quantise", "stored", "per tensor", "affine", "4 bits", "6 bits"],
 )
@@ -127,7 +129,7 @@ def test_both_runtimes_compute_the_integers(net, images, tmp_path, edits, not_in
 
 
 def test_lean_graphs_keep_integers(net, images, tmp_path):
-    model = edited(net, images, Simulate())
+    model = edited(net, images, Simulate(weight_bits=BITS))
     written = Written(model, images, tmp_path, make_lean=True)
     assert written.floats() == [[], []]
     demand_parity(written, 4, last_step(model))
@@ -135,7 +137,7 @@ def test_lean_graphs_keep_integers(net, images, tmp_path):
 
 def test_layers_of_tokens(images, tmp_path):
     torch.manual_seed(0)
-    model = edited(Tokens().eval(), images, Simulate())
+    model = edited(Tokens().eval(), images, Simulate(weight_bits=BITS))
     written = Written(model, images, tmp_path)
     assert written.layers == ["embed", "up", "down", "head"]
     assert written.floats() == [[], []]
@@ -196,7 +198,7 @@ def test_the_search_keeps_integers(net, images, tmp_path, monkeypatch):
     from importlib import import_module
 
     monkeypatch.setattr(import_module("foveate.deploy.programs"), "quantise", never)
-    model = edited(net, images, Simulate())
+    model = edited(net, images, Simulate(weight_bits=BITS))
     ways = [("openvino", "float32"), ("openvino", "int8")]
     made = fastest(model, images, ways=ways, seconds=0.02, guard=10)
     assert made.chosen.integers == len(LAYERS)
@@ -215,7 +217,7 @@ def test_an_export_says_what_runs_in_integers(trained, digits, tmp_path):
         np.ascontiguousarray(digits.splits["train"].pixels[:64].transpose(0, 3, 1, 2))
     )
     pictures = F.interpolate(pictures.float() / 255, size=16)
-    model = edited(trained, pictures, Simulate())
+    model = edited(trained, pictures, Simulate(weight_bits=BITS))
     whole = export(trained, digits, tmp_path / "float", formats=("onnx", "openvino"))
     formats = ("onnx", "openvino", "openvino-int8")
     made = export(model, digits, tmp_path / "model", formats=formats, guard=5)

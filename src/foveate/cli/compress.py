@@ -116,6 +116,8 @@ def _edited(fields: dict[str, Any], coverage: bool, as_json: bool) -> None:
     if coverage:
         compressing.print_coverage(facts, console)
     console.print(compressing.table(facts))
+    for sentence in compressing.remarks(facts):
+        console.print(Text(sentence, style="yellow"))
     if asked.out:
         console.print(f"export it: foveate export {asked.out} DATA --out FOLDER", soft_wrap=True)
 

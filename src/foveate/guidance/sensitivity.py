@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foveate.deploy.overflow import fitting_bits
 from foveate.errors import FoveateError
 from foveate.guidance.bench import Lost
 from foveate.surgery.channels.remove import Proof, cut, evaluating, two
@@ -93,7 +94,7 @@ def of_integers(
 
     Raises: FoveateError if no layer can be.
     """
-    rounded, _ = Simulate().apply(model, batches)
+    rounded, _ = Simulate(weight_bits=fitting_bits()).apply(model, batches)
     rows = []
     for name, layer in simulated(rounded).items():
         own = {module for module in layer.modules() if isinstance(module, Quantiser)}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from foveate.deploy.overflow import fitting_bits
 from foveate.guidance.norms import renormed
 from foveate.guidance.sensitivity import Sensitivity, Widths, ranked
 from foveate.ops.merge import is_mergeable
@@ -136,7 +137,7 @@ class Space:
             model = self._apply(Fold(), model)
         skip = self.left_as_they_are(choice)
         if choice.numbers == "int8":
-            model = self._apply(Simulate(skip=skip), model)
+            model = self._apply(Simulate(weight_bits=fitting_bits(), skip=skip), model)
             return self._apply(Store(skip=_plain(model)), model)
         return self._apply(Store(bits=8 if choice.numbers == "weights8" else 4, skip=skip), model)
 

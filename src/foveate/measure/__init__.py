@@ -9,7 +9,7 @@ from foveate.measure.intervals import (
     mean_interval,
     median_interval,
 )
-from foveate.measure.machine import machine
+from foveate.measure.machine import instruction_sets, machine
 from foveate.measure.roofline import Ceilings, Placed, Waterline, ceilings, waterline
 from foveate.measure.timer import Ratio, Timing, paired, side_by_side, timing
 
@@ -29,6 +29,7 @@ __all__ = [
     "count",
     "count_each",
     "exponent",
+    "instruction_sets",
     "machine",
     "mean_interval",
     "median_interval",

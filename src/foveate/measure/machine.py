@@ -40,21 +40,38 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    try:
-        return processor(Path("/proc/cpuinfo").read_text())
-    except OSError:
-        return platform.processor() or platform.machine()
+def instruction_sets() -> list[str]:
+    """Those of `EXTENSIONS` that the processor has, as far as Linux tells them."""
+    return _sets(_told())
 
 
 def processor(told: str) -> str:
     """A processor's name and instruction sets, from what Linux tells of it in `/proc/cpuinfo`."""
-    parts = (line.partition(":") for line in told.splitlines())
-    said = {key.strip(): value.strip() for key, _, value in parts}
-    flags = {*said.get("flags", "").split(), *said.get("Features", "").split()}
-    sets = [name for name, names in EXTENSIONS.items() if names & flags]
-    name = said.get("model name", platform.machine())
+    name, sets = _said(told).get("model name", platform.machine()), _sets(told)
     return f"{name} ({', '.join(sets)})" if sets else name
+
+
+def _processor() -> str:
+    told = _told()
+    return processor(told) if told else platform.processor() or platform.machine()
+
+
+def _told() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def _said(told: str) -> dict[str, str]:
+    parts = (line.partition(":") for line in told.splitlines())
+    return {key.strip(): value.strip() for key, _, value in parts}
+
+
+def _sets(told: str) -> list[str]:
+    said = _said(told)
+    flags = {*said.get("flags", "").split(), *said.get("Features", "").split()}
+    return [name for name, names in EXTENSIONS.items() if names & flags]
 
 
 def _memory() -> float | None:

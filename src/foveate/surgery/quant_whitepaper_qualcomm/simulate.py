@@ -47,7 +47,8 @@ class Simulate(Edit):
     learns weights and ranges together (LSQ-like), with any recipe.
 
     Args:
-        weight_bits: 2 to 8.
+        weight_bits: 2 to 8; at most 7 for programs that run on x86 processors without VNNI,
+            whose sums of 8-bit products overflow.
         activation_bits: 2 to 8, or None to leave activations as they are.
         weight_range, activation_range: how ranges are set, as `ranges.set_range` says; or "norm",
             for outputs of layers whose norms tell it, and "minmax" for other activations.

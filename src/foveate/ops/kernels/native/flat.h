@@ -9,9 +9,9 @@
 #pragma once
 #include "depthwise.h"
 
-#define BLOCKS (8 / HALVES)  /* vectors of outputs that are kept in registers */
+#define BLOCKS (8 / HALVES)         /* vectors of outputs that are kept in registers */
 #define LEARNED_BLOCKS (6 / HALVES) /* where as many of the input are, for the taps' gradients */
-#define LONGEST (1 << 14) /* pixels of a map that the caches hold */
+#define LONGEST (1 << 14)           /* pixels of a map that the caches hold */
 
 typedef struct {
     const float *from, *taps, *seen; /* seen: the input on the way back, with zeros between its rows */
@@ -59,14 +59,16 @@ INLINE void flat_row(const flat *f, int64_t length, const int learns) {
 static void convolve_flat_row(const flat *f, int64_t length) { flat_row(f, length, 0); }
 static void learn_flat_row(const flat *f, int64_t length) { flat_row(f, length, 1); }
 
-/* Whether a convolution can be done so: it keeps the size of dense maps, which the caches hold. Kernels
- * one pixel wide can move along columns instead, unless that leaves parts of rows for half a vector. */
+/* Whether a convolution can be done so: it keeps the size of dense maps, which the caches hold.
+ * Kernels one pixel wide move along columns instead, unless rows end with a part of a register
+ * where a vector takes two. */
 INLINE int may_be_flat(const depthwise *d) {
     int ragged = HALVES == 2 && d->width % SIDE && d->kernel_h > 1;
     int apart = d->x.w == 1 && (!d->y.data || d->y.w == 1) && (!d->seen.data || d->seen.w == 1);
-    int64_t steps = d->stride_h * d->stride_w * d->stuff_h * d->stuff_w * d->dilation_h * d->dilation_w;
-    return apart && steps == 1 && !d->half && (d->kernel_w > 1 || ragged) && d->height * d->width <= LONGEST &&
-           d->height == d->out_height && d->width == d->out_width;
+    int plain = d->stride_h * d->stride_w * d->stuff_h * d->stuff_w == 1 && !d->half;
+    return plain && apart && d->dilation_h * d->dilation_w == 1 && (d->kernel_w > 1 || ragged) &&
+           d->height * d->width <= LONGEST && d->height == d->out_height &&
+           d->width == d->out_width;
 }
 
 /* Whether it is: what a vector of outputs was measured to cost, against that of a full vector of
@@ -102,11 +104,14 @@ INLINE int64_t flat_floats(const depthwise *d) {
 
 /* Copy rows of pixels to where they are `pitch` apart, in order: each ends with zeros, onto which
  * the next one comes. Returns the sum of all pixels, lane by lane. */
-INLINE vec spread_rows(float *to, int64_t pitch, const float *rows, const depthwise *d, int64_t row) {
+INLINE vec spread_rows(
+    float *to, int64_t pitch, const float *rows, int64_t row, const depthwise *d
+) {
     vec sum = {0};
     for (int64_t h = 0; h < d->height; h++)
         for (int64_t w = 0; w < d->width; w += LANES) {
-            vec pixels = load_part((const char *)(rows + h * row + w), (int)least(d->width - w, LANES), 0);
+            int count = (int)least(d->width - w, LANES);
+            vec pixels = load_part((const char *)(rows + h * row + w), count, 0);
             store(to + h * pitch + w, pixels);
             sum += pixels;
         }
@@ -129,24 +134,32 @@ INLINE void gather_rows(
 }
 
 /* Convolve a slab; what lanes learn stays in the memory. */
-static void convolve_flat(const depthwise *d, slab now, const float *taps, int learns, float *memory) {
+static void convolve_flat(
+    const depthwise *d, slab now, const float *taps, int learns, float *memory
+) {
     flat_room r = flat_room_of(d);
     const float *x = (const float *)begin_of(d->x, now, 0);
     const float *input = (const float *)begin_of(d->seen, now, 0);
     float *y = d->y.data ? (float *)begin_of(d->y, now, 0) : 0;
     float *to = memory + r.from, *seen = to + r.to, *shares = seen + r.seen;
+    float *first = memory + d->pad_h * r.pitch + d->pad_w;
     flat f = {
-        .from = memory, .seen = seen, .to = to, .pitch = r.pitch, .tall = d->kernel_h, .wide = d->kernel_w
+        .from = memory,
+        .seen = seen,
+        .to = to,
+        .pitch = r.pitch,
+        .tall = d->kernel_h,
+        .wide = d->kernel_w,
     };
     for (int64_t c = 0; c < least(d->channels - now.channel, LANES); c++) {
         if (d->bias) f.bias = splat(d->bias[now.channel + c]);
         f.taps = taps + c, f.shares = shares + c * r.shares;
         f.next = x + (c + 1) * d->x.c, f.next_seen = input + (c + 1) * d->seen.c;
-        vec sum = spread_rows(memory + d->pad_h * r.pitch + d->pad_w, r.pitch, x + c * d->x.c, d, d->x.h);
+        vec sum = spread_rows(first, r.pitch, x + c * d->x.c, d->x.h, d);
         if (learns) {
             float *bias = f.shares + taps_of(d) * LANES;
             store(bias, load(bias) + sum);
-            spread_rows(seen, r.pitch, input + c * d->seen.c, d, d->seen.h);
+            spread_rows(seen, r.pitch, input + c * d->seen.c, d->seen.h, d);
             learn_flat_row(&f, r.length);
         } else convolve_flat_row(&f, r.length);
         if (!y) continue;
