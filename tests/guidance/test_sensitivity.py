@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from foveate.deploy.overflow import fitting_bits
 from foveate.guidance.sensitivity import (
     NO_TIME,
     Probe,
@@ -91,7 +92,7 @@ def test_what_costs_nothing_goes_first(net, images):
 def test_each_layer_is_rounded_alone(net, images):
     rows = of_integers(net, [images], Probe(net, images, None), always)
     assert [row.part for row in rows] == ["0", "2", "4", "8"]
-    simulated, _ = Simulate().apply(net, images)
+    simulated, _ = Simulate(weight_bits=fitting_bits()).apply(net, images)
     for name, module in simulated.named_modules():
         if hasattr(module, "on") and not name.startswith("8."):
             module.on = False

@@ -9,6 +9,7 @@ from torch import nn
 
 import foveate
 from foveate import FoveateError
+from foveate.deploy.overflow import fitting_bits
 from foveate.surgery.mixturegrowth import Templates
 from foveate.surgery.quant_whitepaper_qualcomm.bias import CorrectBias
 from foveate.surgery.quant_whitepaper_qualcomm.rounding import AdaRound
@@ -125,9 +126,9 @@ def test_double_precision(images):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("batch", [None, torch.export.Dim("batch", min=1, max=64)])
 def test_openvino_computes_stored_layers_in_integers(batch, images):
-    """With weights of 8 bits on symmetric grids: int8 weights, and uint8 activations."""
+    """With weights of as many bits as fit, on symmetric grids: int8, and uint8 activations."""
     openvino = pytest.importorskip("openvino")
-    model, _ = Simulate().apply(net(), images)
+    model, _ = Simulate(weight_bits=fitting_bits()).apply(net(), images)
     stored, _ = Store().apply(CorrectBias().apply(model, images)[0])
     free = None if batch is None else ({0: batch},)
     program = openvino.convert_model(torch.export.export(stored, (images,), dynamic_shapes=free))

@@ -14,6 +14,11 @@ def _kernels_run_where_they_do_not_pay(monkeypatch):
     monkeypatch.setattr(depthwise, "pays", lambda *arguments: True)
 
 
+@pytest.fixture(autouse=True)
+def _the_same_numbers_every_time():
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def measured_choice(monkeypatch):
     """Kernels run where they pay, as they do outside of tests."""
