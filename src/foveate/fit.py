@@ -179,11 +179,14 @@ def side_for(data: Dataset, asked: Asked) -> int:
 
 
 def choose(run: Run, asked: Asked, data: Dataset, console: Console) -> dict[str, Any]:
-    """Measure candidates on this machine, drop those too slow, race the rest."""
+    """Measure as many candidates as the budget can race, drop those too slow, race the rest."""
     side = side_for(data, asked)
     names = [asked.model] if asked.model != "auto" else suggest_models(side)
+    affordable = _affordable(asked, data)
     candidates, runners = [], []
     for name in names:
+        if len(runners) == affordable:
+            break
         row = weigh(name, side, data, asked)
         candidates.append(row)
         console.print(f"[dim]measured {name}: {row['latency_ms']['median']:.2f} ms[/dim]")
@@ -197,7 +200,6 @@ def choose(run: Run, asked: Asked, data: Dataset, console: Console) -> dict[str,
             f"{fastest['name']}, takes {fastest['latency_ms']['median']:.2f} ms at {side} pixels; "
             "raise --latency or give a smaller --size"
         )
-    runners = runners[: _affordable(asked, data)]
     winner = race(
         runners,
         run.folder / "race",
@@ -210,9 +212,7 @@ def choose(run: Run, asked: Asked, data: Dataset, console: Console) -> dict[str,
         row["rungs"] = runner.rungs if runner else []
         row["top1"] = runner.top1 if runner else None
         row["chosen"] = row["name"] == winner.name
-        if row["kept"] and runner is None:
-            row["why"] = "the budget is too short to race it"
-    return {"size": side, "candidates": candidates}
+    return {"size": side, "candidates": candidates, "left_out": names[len(candidates) :]}
 
 
 def weigh(name: str, side: int, data: Dataset, asked: Asked) -> dict[str, Any]:
@@ -437,6 +437,9 @@ def print_choice(choice: dict[str, Any], console: Console) -> None:
             "chosen" if row["chosen"] else row["why"],
         )
     console.print(table)
+    if left_out := choice.get("left_out"):
+        told = f"[dim]the budget is too short to race {', '.join(left_out)}[/dim]"
+        console.print(told, soft_wrap=True)
 
 
 def print_training(training: dict[str, Any], console: Console) -> None:

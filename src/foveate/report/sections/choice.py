@@ -1,7 +1,7 @@
 """The choice: which models were measured and raced, and why one of them won."""
 
 from foveate.report.axes import whole_percent
-from foveate.report.folder import Folder, dig, rows
+from foveate.report.folder import Folder, dig, listed, rows
 from foveate.report.html import (
     Child,
     Html,
@@ -32,15 +32,18 @@ def _words(folder: Folder, candidates: list[Row]) -> Html:
     winner = next((row for row in candidates if row.get("chosen")), None)
     kept = [row for row in candidates if row.get("kept")]
     asked, model = folder.get("asked", "latency_ms"), folder.get("asked", "model")
+    left_out = listed(folder.get("race", "left_out"))
+    short_of = f" The budget is too short to race {', '.join(map(short, left_out))}."
     if len(candidates) == 1:
         why = ": it was asked for by name." if model not in (None, "auto") else "."
-        return tag("p", f"{short(candidates[0].get('name'))} is the only candidate{why}")
+        only = f"{short(candidates[0].get('name'))} is the only candidate{why}"
+        return tag("p", only + short_of * bool(left_out))
     limit = f"; {len(kept)} of them meet the {asked:g} ms asked for" if is_number(asked) else ""
     won = f" {short(winner.get('name'))} won." if winner else " The race is not over yet."
     said = (
-        f"{len(candidates)} models were measured on this machine{limit}. Those that the budget "
-        "can afford race by successive halving: all train a little, the better half goes on and "
-        "trains longer." + won
+        f"{len(candidates)} models were measured on this machine{limit}. Those kept "
+        "race by successive halving: all train a little, the better half goes on and trains "
+        "longer." + won + short_of * bool(left_out)
     )
     return tag("p", said)
 
