@@ -8,6 +8,7 @@ import io
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MethodType
@@ -143,22 +144,32 @@ def _converted(model: nn.Module, images: Tensor) -> Any:
 
 
 def _openvino(model: Any) -> Program:
-    """A program of an OpenVINO model as it comes, on as many threads as PyTorch has."""
+    """A program of an OpenVINO model as it comes, on as many threads as PyTorch has.
+
+    It is compiled for each size of batch: of any size, quantised InceptionNeXt and VoVNet give
+    wrong answers or none (OpenVINO 2026.4, AVX2).
+    """
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         save_openvino(model, Path(folder, "model.xml"))
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.compile_model(model, "CPU", threads)
-    kinds = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+
+    @cache
+    def compiled(batch: int) -> Any:
+        fixed = model.clone()
+        fixed.reshape([batch, *list(model.input(0).get_partial_shape())[1:]])
+        return openvino.compile_model(fixed, "CPU", threads)
+
+    kinds = [node.get_rt_info() for node in compiled(1).get_runtime_model().get_ops()]
     layers = [
         info["runtimePrecision"].astype(str)
         for info in kinds
         if info["layerType"].astype(str) in LAYERS
     ]
     integer = sum(kind in ("u8", "i8") for kind in layers)
-    return Program(lambda images: compiled(images)[0], size, integer, len(layers))
+    return Program(lambda images: compiled(len(images))(images)[0], size, integer, len(layers))
 
 
 # ---------------------------------------------------------------- pruners

@@ -70,7 +70,7 @@ def main() -> None:
                 one = tried(NETWORKS[name], what, library, do, judge)
                 found[one.network, one.what, one.library] = one
                 print(f"{name}, {what}, {library}: {one.said}, {one.seconds:.1f} s", flush=True)
-            sheet(list(found.values())).write()
+                sheet(list(found.values())).write()
 
 
 def recorded() -> dict[tuple[str, str, str], Tried]:

@@ -62,7 +62,7 @@ NETWORKS = {
         _tokens("swin_tiny_patch4_window7_224", depths=(1, 1, 2, 1), embed_dim=48),
         Network("pvt_v2_b0", 64),
         _tokens("mixer_s32_224"),
-        Network("ese_vovnet19b_slim_dw", 32),
+        Network("ese_vovnet19b_slim_dw", 64),
         Network("ghostnet_050", 32),
         Network("repghostnet_050", 32),
         Network("repvit_m0_9", 64),

@@ -5,13 +5,14 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from foveate import FoveateError, memory
 from foveate.deploy import Search, fastest, load_fastest
 from foveate.deploy.fallback import Switched, fallbacks
 from foveate.deploy.formats import save_openvino, to_openvino, write_program
-from foveate.deploy.quantise import in_float, quantise, quantised_layers
+from foveate.deploy.quantise import SMOOTHED, in_float, quantise, quantised_layers
 from foveate.deploy.runtimes import OpenVinoRuntime
 from foveate.deploy.soundness import is_sound
 from foveate.measure import Timing
@@ -235,6 +236,14 @@ def quantised(model, images, tmp_path_factory):
     return program, quantise(program, images.numpy())
 
 
+def holds(model, weights: np.ndarray) -> bool:
+    """Whether a program of OpenVINO holds these weights in floating point, up to rounding."""
+    ops = [op for op in model.get_ops() if op.get_type_name() == "Constant"]
+    held = [op.get_data() for op in ops]
+    same = [x for x in held if x.dtype == np.float32 and x.shape == weights.shape]
+    return any(np.allclose(x, weights, rtol=1e-3, atol=1e-6) for x in same)
+
+
 def test_layers_in_float_have_their_own_weights_and_biases(quantised, images):
     program, int8 = quantised
     pixels = images.numpy()
@@ -243,17 +252,27 @@ def test_layers_in_float_have_their_own_weights_and_biases(quantised, images):
     edited = in_float(int8, program, layers)
     assert not quantised_layers(edited)
     expected, whole, given = (OpenVinoRuntime(m)(pixels) for m in (program, int8, edited))
-    # what is left are the grids of what no layer takes; how much that is depends on the processor
     assert np.abs(given - expected).max() < np.abs(whole - expected).max()
-
-    def biases(model):
-        ops = [op for op in model.get_ops() if op.get_type_name() == "Constant"]
-        held = [op.get_data().ravel() for op in ops]
-        return {tuple(values.tolist()) for values in held if values.size in (5, 8)}
-
-    assert biases(program) <= biases(edited)
-    assert not biases(program) <= biases(int8)
+    ops = [op.get_data() for op in program.get_ops() if op.get_type_name() == "Constant"]
+    weights = [x for x in ops if x.dtype == np.float32 and x.size >= 5]
+    assert len(weights) >= 2 * len(layers)
+    assert all(holds(edited, x) for x in weights)
+    assert not all(holds(int8, x) for x in weights)
     assert set(quantised_layers(in_float(int8, program, layers[:1]))) == set(layers[1:])
+
+
+def test_what_was_smoothed_is_taken_back_with_its_inputs(images, tmp_path):
+    torch.manual_seed(0)
+    net = VisionTransformer(16, 8, embed_dim=32, depth=1, num_heads=2, num_classes=5).eval()
+    with torch.no_grad():
+        net.blocks[0].norm2.weight[::8] *= 50
+    write_program(net, images, tmp_path / "net.onnx")
+    program = to_openvino(tmp_path / "net.onnx")
+    int8 = quantise(program, images.numpy(), is_transformer=True)
+    assert any(op.get_friendly_name().endswith(SMOOTHED) for op in int8.get_ops())
+    edited = in_float(int8, program, quantised_layers(int8))
+    expected, whole, given = (OpenVinoRuntime(m)(images.numpy()) for m in (program, int8, edited))
+    assert np.abs(given - expected).max() < 0.3 * np.abs(whole - expected).max()
 
 
 def test_switches_do_what_edits_do(quantised, images):

@@ -106,6 +106,21 @@ def test_what_made_an_input_behind_dropout_and_moves():
     assert chains(Wired(wire), torch.randn(1, 3, 4, 4))["b"].maker == "gelu"
 
 
+TAKERS = {
+    "gelu": lambda m, x: F.gelu(m.a(x)),
+    "silu": lambda m, x: F.silu(m.n(m.a(x))),
+    "sigmoid": lambda m, x: m.b(x) * m.a(x).sigmoid(),
+    "hardswish": lambda m, x: F.hardswish(m.a(x).relu()),
+    "": lambda m, x: F.gelu(y := m.a(x)) + y,
+}
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+def test_what_alone_takes_an_output(taker):
+    found = chains(Wired(TAKERS[taker]).eval(), torch.randn(1, 3, 4, 4))
+    assert found["a"].taker == taker
+
+
 READ = {
     "one": (lambda m, x: m.b(m.n(m.a(x)).roll(1, 2)), ["b"]),
     "two": (

@@ -14,6 +14,8 @@ CALIBRATION_IMAGES = 128
 CALIBRATION_BATCH = 16
 """NNCF takes the mean of the batches' largest values: of single images', that mostly cuts off too
 much, but serves attention, where few values are far larger than all others."""
+SMOOTHED = "/nncf_smooth_quant"
+"""What NNCF has names end in of what scales the inputs of layers whose weights it scaled back."""
 KERNELS = ("Convolution", "GroupConvolution", "MatMul")
 
 
@@ -67,7 +69,7 @@ def quantisers(op: Any) -> list[Any]:
 
 
 def in_float(quantised: Any, model: Any, names: Collection[str]) -> Any:
-    """A copy of a quantised model in which some layers compute in float, with their own biases.
+    """A copy of a quantised model in which some layers compute as those of the float one do.
 
     Args:
         quantised: what `quantise` made of `model`.
@@ -75,22 +77,26 @@ def in_float(quantised: Any, model: Any, names: Collection[str]) -> Any:
         names: of layers, as `quantised_layers` gives them.
     """
     edited = quantised.clone()
-    biases = {
-        op.get_friendly_name(): bias
-        for op in model.get_ops()
-        if op.get_friendly_name() in names and (bias := _bias(op)) is not None
-    }
+    own = {op.get_friendly_name(): op for op in model.get_ops() if op.get_type_name() in KERNELS}
     for op in edited.get_ordered_ops():
         name = op.get_friendly_name()
-        if name not in names:
+        if name not in names or op.get_type_name() not in KERNELS:
             continue
         for position, quantiser in enumerate(quantisers(op)):
             if quantiser is not None:
                 op.input(position).replace_source_output(quantiser.input_value(0))
-        corrected = _bias(op)
+        taken = op.input_value(0).get_node()
+        if taken.get_friendly_name().endswith(SMOOTHED):
+            op.input(0).replace_source_output(taken.input_value(0))
+        for position, value in enumerate(own[name].input_values()):
+            if value.get_node().get_type_name() == "Constant":
+                op.input(position).replace_source_output(_constant(value.get_node().get_data()))
+        corrected, bias = _bias(op), _bias(own[name])
         if corrected is not None:
-            own = biases[name].get_node().get_data() if name in biases else 0.0
-            _replace(corrected, np.broadcast_to(own, corrected.get_node().get_data().shape))
+            values = bias.get_node().get_data() if bias is not None else 0.0
+            new = _constant(np.broadcast_to(values, corrected.get_node().get_data().shape))
+            for taker in corrected.get_target_inputs():
+                taker.replace_source_output(new)
     edited.validate_nodes_and_infer_types()
     return edited
 
@@ -106,8 +112,7 @@ def _bias(op: Any) -> Any:
     return None
 
 
-def _replace(constant: Any, values: np.ndarray) -> None:
+def _constant(values: np.ndarray) -> Any:
+    """The output of a new constant in float32."""
     ops = require("openvino", "deploy").opset13
-    new = ops.constant(np.ascontiguousarray(values, np.float32))
-    for taker in constant.get_target_inputs():
-        taker.replace_source_output(new.output(0))
+    return ops.constant(np.ascontiguousarray(values, np.float32)).output(0)

@@ -46,6 +46,7 @@ class Chain:
         last: whether no layer comes after it.
         maker: name of the function that made its input, moved at most, such as "gelu"; ""
             where that is the model's own.
+        taker: name of the function that alone takes its output, behind norm and ReLU, or "".
     """
 
     name: str
@@ -58,6 +59,7 @@ class Chain:
     first: bool
     last: bool
     maker: str
+    taker: str
 
 
 @torch.no_grad()
@@ -94,11 +96,12 @@ def chains(
         if len(visits) == 1:
             top, after = watch.clip_of(after)
         source = watch.source(before, ends) if len(visits) == 1 else None
+        taker = watch.taker(after) if len(visits) == 1 else ""
         ends[after] = name
         shape = watch.shapes[visits[-1][1]]
         first, last = watch.is_first(visits), watch.is_last(visits)
         maker, calls = watch.maker(before), len(visits)
-        found[name] = Chain(name, layer, norm, top, source, shape, calls, first, last, maker)
+        found[name] = Chain(name, layer, norm, top, source, shape, calls, first, last, maker, taker)
     return found
 
 
@@ -289,6 +292,11 @@ class _Watch(TorchFunctionMode):
                 return call.name
             value = call.takes[0]
         return ""
+
+    def taker(self, value: int) -> str:
+        """Name of the function that alone takes a value, or ""."""
+        call = self._only_use(value)
+        return "" if call is None else call.name
 
     def readers(self, value: int, takers: dict[int, list[str]]) -> list[str] | None:
         """The layers that take a value, moved or averaged at most, if nothing else does."""

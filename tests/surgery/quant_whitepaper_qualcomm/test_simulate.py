@@ -51,6 +51,21 @@ def test_with_extremes_it_is_what_integers_compute(net, images, channels):
     torch.testing.assert_close(ours(images), integers(images), atol=0.02, rtol=0.02)
 
 
+@pytest.mark.parametrize("act", [nn.SiLU(), nn.GELU(), nn.Hardswish(inplace=True)])
+def test_what_an_activation_takes_is_not_rounded(act):
+    """Rounded twice, before and behind it, there would be more error and no more integers."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), act, nn.Conv2d(6, 4, 1)).eval()
+    images = torch.randn(4, 3, 5, 5)
+    ours, _ = Simulate().apply(net, images)
+    assert ours[0].output_grid is None
+    assert ours[3].input_grid is not None
+    assert ours[3].output_grid is not None
+    again = replay(copy.deepcopy(net), lineage(ours))
+    again.load_state_dict(ours.state_dict())
+    assert torch.equal(again(images), ours(images))
+
+
 def test_what_it_was_stays_inside(net, images):
     ours, _ = Simulate(weight_bits=3, activation_bits=3).apply(net, images)
     wanted, training = net(images), [m.training for m in ours.modules()]

@@ -30,6 +30,10 @@ from foveate.surgery.quant_whitepaper_qualcomm.ranges import (
     set_range,
 )
 
+ACTIVATIONS = {"leaky_relu", "prelu", "elu", "celu", "selu", "gelu", "silu", "mish"}
+ACTIVATIONS |= {"sigmoid", "tanh", "softplus", "hardswish", "hardsigmoid"}
+"""Functions that runtimes compute with the layer before them, on its sums as they are."""
+
 Switch = Callable[[Quantiser], bool]
 """Which quantisers round."""
 
@@ -43,7 +47,8 @@ class Simulate(Edit):
     """Round weights and activations of every convolution and linear layer to grids.
 
     Batch norms and ReLUs that follow a layer are folded into it. A layer rounds its weight,
-    its output, and its input unless that lies on a grid already. Trained on, the edited model
+    its input unless that lies on a grid already, and its output unless another activation
+    function takes it, which runtimes compute before they round. Trained on, the edited model
     learns weights and ranges together (LSQ-like), with any recipe.
 
     Args:
@@ -94,7 +99,7 @@ class Simulate(Edit):
         coverage = cover(model, found, self.skip, self._told)
         wanted = {line.name for line in coverage if line.changed}
         links = [
-            {**link_of(chain), "last": chain.last, "maker": chain.maker}
+            {**link_of(chain), "last": chain.last, "maker": chain.maker, "taker": chain.taker}
             for chain in found.values()
             if chain.name in wanted
         ]
@@ -114,6 +119,8 @@ class Simulate(Edit):
             source = link["source"] if link["source"] in done else None
             top = None if link["top"] is None else float(link["top"])
             simulated = SimulatedLayer(layer, top, source, self).train(layer.training)
+            if link.get("taker", "").rstrip("_") in ACTIVATIONS:
+                simulated.output_grid = None
             model.set_submodule(link["name"], simulated)
             done.add(link["name"])
         return model
