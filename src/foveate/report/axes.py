@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from foveate.report.html import Child, Html, tag
 
 WIDTH, HEIGHT = 420, 260
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 44
 
 Format = Callable[[float], str]
 
