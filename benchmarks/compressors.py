@@ -66,7 +66,8 @@ def in_float(model: nn.Module, images: Tensor) -> Program:
 def int8_by_foveate(model: nn.Module, images: Tensor) -> Program:
     """Ranges by mean squared error, biases corrected, stored in 8 bits; run by OpenVINO."""
     batches = images.split(128)
-    quantised, _ = Simulate(weight_bits=fitting_bits()).apply(model, batches)
+    simulate = Simulate(weight_bits=fitting_bits(), before_activations=False)
+    quantised, _ = simulate.apply(model, batches)
     quantised, _ = CorrectBias().apply(quantised, batches)
     quantised, _ = Store().apply(quantised)
     return _openvino(_converted(quantised.eval(), images))

@@ -47,8 +47,7 @@ class Simulate(Edit):
     """Round weights and activations of every convolution and linear layer to grids.
 
     Batch norms and ReLUs that follow a layer are folded into it. A layer rounds its weight,
-    its input unless that lies on a grid already, and its output unless another activation
-    function takes it, which runtimes compute before they round. Trained on, the edited model
+    its output, and its input unless that lies on a grid already. Trained on, the edited model
     learns weights and ranges together (LSQ-like), with any recipe.
 
     Args:
@@ -61,6 +60,9 @@ class Simulate(Edit):
         percentile: for setters of that name.
         per_channel: a range for each output channel's weights, or one a layer.
         symmetric: weights' grids have zero in their middle. Activations' never have.
+        before_activations: round outputs that GELU, SiLU or the like takes, too. ONNX Runtime
+            computes their layers in integers only then; OpenVINO does in any case, and without
+            it answers are nearer.
         skip: names of layers to leave as they are, or patterns of them.
 
     Raises: FoveateError that names the field, or the layer of `skip` that is not there.
@@ -74,6 +76,7 @@ class Simulate(Edit):
     percentile: float = 99.99
     per_channel: bool = True
     symmetric: bool = True
+    before_activations: bool = True
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -119,7 +122,7 @@ class Simulate(Edit):
             source = link["source"] if link["source"] in done else None
             top = None if link["top"] is None else float(link["top"])
             simulated = SimulatedLayer(layer, top, source, self).train(layer.training)
-            if link.get("taker", "").rstrip("_") in ACTIVATIONS:
+            if not self.before_activations and link["taker"].rstrip("_") in ACTIVATIONS:
                 simulated.output_grid = None
             model.set_submodule(link["name"], simulated)
             done.add(link["name"])
