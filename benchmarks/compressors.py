@@ -147,8 +147,8 @@ def _converted(model: nn.Module, images: Tensor) -> Any:
 def _openvino(model: Any) -> Program:
     """A program of an OpenVINO model as it comes, on as many threads as PyTorch has.
 
-    It is compiled for each size of batch: of any size, quantised InceptionNeXt and VoVNet give
-    wrong answers or none (OpenVINO 2026.4, AVX2).
+    It is compiled for each size of batch: of any size, quantised InceptionNeXt gives wrong answers
+    (OpenVINO 2026.4, AVX2).
     """
     import openvino
 
@@ -159,8 +159,9 @@ def _openvino(model: Any) -> Program:
 
     @cache
     def compiled(batch: int) -> Any:
-        fixed = model.clone()
-        fixed.reshape([batch, *list(model.input(0).get_partial_shape())[1:]])
+        fixed, shape = model.clone(), model.input(0).get_partial_shape()
+        shape[0] = batch
+        fixed.reshape(shape)
         return openvino.compile_model(fixed, "CPU", threads)
 
     kinds = [node.get_rt_info() for node in compiled(1).get_runtime_model().get_ops()]

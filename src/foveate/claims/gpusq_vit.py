@@ -6,8 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from foveate.claims import Finding, Lab, claim
-from foveate.claims.quantizable_transformers import SIZE, TRAINED, tiny_vit
-from foveate.data import Batches
+from foveate.claims.quantizable_transformers import SIZE, TRAINED, calibration_images, tiny_vit
 from foveate.measure import mean_interval
 from foveate.surgery.edit import Edit
 from foveate.surgery.gpusq_vit import Compressed, MaskTwoOfFour
@@ -32,7 +31,7 @@ POINTS = ("backbone.blocks.?",)
     minutes=3.0,
 )
 def a_dense_teacher_helps(lab: Lab) -> Finding:
-    images, ratio = _images(lab), 0.0
+    images, ratio = calibration_images(lab), 0.0
     found: dict[str, list[float]] = {}
     for seed in range(lab.seed, lab.seed + SEEDS):
         net = lab.make(partial(tiny_vit, len(lab.data.labels)), seed).eval()
@@ -86,14 +85,8 @@ def _tuned(
 
 def _ratio(model: VisionModel) -> float:
     """Bytes of the masked layers' weights over those of the layout of two in four, in 8 bits."""
-    weights = [
-        w.value.flatten(1) for w in masked(model).values() if w.value.flatten(1).shape[1] % 8 == 0
-    ]
-    before = sum(4 * w.numel() for w in weights)
-    after = sum(Compressed.of(w).positions.numel() + w.numel() // 2 for w in weights)
+    matrices = [weight.value.flatten(1) for weight in masked(model).values()]
+    fitting = [matrix for matrix in matrices if matrix.shape[1] % 8 == 0]
+    before = sum(4 * matrix.numel() for matrix in fitting)
+    after = sum(Compressed.of((matrix != 0).char()).bytes for matrix in fitting)
     return before / after
-
-
-def _images(lab: Lab) -> Tensor:
-    batches = Batches(split=lab.data.splits["train"], batch_size=128, size=SIZE)
-    return next(iter(batches.epoch(0))).images

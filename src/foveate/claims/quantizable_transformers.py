@@ -35,7 +35,7 @@ NAIVE = {"activation_range": "minmax", "weight_range": "minmax", "per_channel": 
 )
 def clipping_spares_outliers(lab: Lab) -> Finding:
     figures: dict[str, dict[str, list[float]]] = {name: {} for name in WAYS}
-    images = _images(lab)
+    images = calibration_images(lab)
     for seed in range(lab.seed, lab.seed + SEEDS):
         for name, edit in WAYS.items():
             net = lab.make(partial(tiny_vit, len(lab.data.labels)), seed).eval()
@@ -94,6 +94,7 @@ def _rounded(lab: Lab, model: nn.Module, images: Tensor, bits: int) -> float:
     return evaluate(edited, lab.data.splits["test"]).top1
 
 
-def _images(lab: Lab) -> Tensor:
+def calibration_images(lab: Lab) -> Tensor:
+    """A batch of training images, (128, 3, SIZE, SIZE), for edits to look at."""
     batches = Batches(split=lab.data.splits["train"], batch_size=128, size=SIZE)
     return next(iter(batches.epoch(0))).images

@@ -80,7 +80,7 @@ def in_float(quantised: Any, model: Any, names: Collection[str]) -> Any:
     own = {op.get_friendly_name(): op for op in model.get_ops() if op.get_type_name() in KERNELS}
     for op in edited.get_ordered_ops():
         name = op.get_friendly_name()
-        if name not in names or op.get_type_name() not in KERNELS:
+        if name not in names:
             continue
         for position, quantiser in enumerate(quantisers(op)):
             if quantiser is not None:
