@@ -91,6 +91,32 @@ def test_what_was_rounded_is_stored_exactly(images):
         assert torch.equal(stored(images), model(images))
 
 
+class Positions(nn.Module):
+    """Positions made where a layer's weight is and of its kind, as EdgeNeXt and ConViT do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+
+    def forward(self, x):
+        weight = self.layer.weight
+        places = torch.arange(4, device=weight.device).to(weight.dtype)
+        return self.layer(x.flatten(1)[:, :4] + places)
+
+
+@pytest.mark.parametrize("weight_bits", [4, 8, None])
+def test_networks_may_ask_a_stored_weight_where_and_what_it_is(weight_bits, images):
+    model = Positions().eval()
+    if weight_bits is not None:
+        model, _ = Simulate(weight_bits=weight_bits).apply(model, images)
+    stored, _ = Store(bits=8).apply(model)
+    weight = stored.layer.weight
+    assert not isinstance(weight, nn.Parameter)
+    assert (weight.device, weight.dtype) == (torch.device("cpu"), weight().dtype)
+    torch.testing.assert_close(stored(images), model(images), rtol=0, atol=0.1)
+    assert stored.to("meta").layer.weight.device.type == "meta"
+
+
 def test_a_file_of_an_eighth(tmp_path):
     """4 bits a weight and a scale and zero point of 24 bits for 64 of them: 7.3 times less."""
     model = nn.Sequential(nn.Linear(1024, 1024, bias=False), nn.Linear(1024, 512, bias=False))

@@ -113,7 +113,19 @@ class StoredLayer(nn.Module):
         return ExportedLayer(self.weight.exact(), self.bias, self.geometry, self.top, *grids)
 
 
-class StoredWeight(nn.Module):
+class _Weight(nn.Module):
+    """A weight made anew at each use, and what networks ask of one without using it."""
+
+    scale: Tensor
+    dtype = torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weight is made."""
+        return self.scale.device
+
+
+class StoredWeight(_Weight):
     """Codes and the grids that they lie on: scale (code - zero).
 
     Args:
@@ -124,7 +136,6 @@ class StoredWeight(nn.Module):
     """
 
     codes: Tensor
-    scale: Tensor
     zero: Tensor
 
     def __init__(
@@ -159,7 +170,7 @@ class StoredWeight(nn.Module):
         bits = layer.weight_grid.bits
         return cls(codes.flatten(1)[:, None] - lowest, scale, zero - lowest, codes.shape, bits)
 
-    def forward(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def forward(self, dtype: torch.dtype = _Weight.dtype) -> Tensor:
         """The weight, of its shape."""
         steps = self._unpacked().to(torch.int16) - self.zero[..., None]
         weight = steps.to(dtype) * self.scale[..., None].to(dtype)
@@ -178,7 +189,7 @@ class StoredWeight(nn.Module):
         return unpack(self.codes, self.spread.numel()).view(self.spread)
 
 
-class Int8Weight(nn.Module):
+class Int8Weight(_Weight):
     """A weight as int8 times the scale of its output, which is how runtimes with integer
     arithmetic want to find one.
 
@@ -188,7 +199,6 @@ class Int8Weight(nn.Module):
     """
 
     codes: Tensor
-    scale: Tensor
 
     def __init__(self, codes: Tensor, scale: Tensor) -> None:
         super().__init__()
@@ -201,7 +211,7 @@ class Int8Weight(nn.Module):
         codes, (scale, _), _ = layer.codes()
         return cls(codes, scale)
 
-    def forward(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def forward(self, dtype: torch.dtype = _Weight.dtype) -> Tensor:
         """The weight, of its shape."""
         return self.codes.to(dtype) * self.scale.to(dtype)
 
