@@ -26,14 +26,15 @@ typedef struct {
     float *sums; /* (SPLITS, 2, channels, LANES) */
 } norm_run;
 
-/* Neighbouring pixels: where the first is in a map's memory and among all pixels, how many, and
- * where the next such place is. */
+/* Neighbouring pixels: where the first is in a map's memory and among all pixels, where the next
+ * such place is, how many vectors hold them, and how many of them the last vector holds. */
 typedef struct {
-    int64_t from, pixel, count, next;
+    int64_t from, pixel, next;
+    int vectors, last;
     int half, far; /* far: the output goes past the caches */
 } place;
 
-INLINE int held_by(place at, int v) { return (int)least(LANES, at.count - v * LANES); }
+INLINE int held_by(place at, int v) { return v + 1 < at.vectors ? LANES : at.last; }
 
 /* Channel c of vector v of a place. */
 INLINE vec read(const layer_norm *job, const char *map, place at, int64_t c, int v) {
@@ -159,11 +160,15 @@ INLINE void either(const int V, const layer_norm *job, place at, float *sums, co
     else norm(V, job, at);
 }
 
-/* Whole vectors of float32 are most of the work, and compiled apart. */
+/* Whole vectors of float32 are most of the work; these, parts of them, and bfloat16 are compiled
+ * apart. */
 INLINE void pixels(const int V, const layer_norm *job, place at, float *sums, const int back) {
-    if (at.count == V * LANES && !at.half)
-        either(V, job, (place){at.from, at.pixel, V * LANES, at.next, 0, outgrows(job)}, sums, back);
-    else either(V, job, at, sums, back);
+    place whole = {at.from, at.pixel, at.next, V, LANES, 0, outgrows(job)};
+    place part = {at.from, at.pixel, at.next, V, at.last, 0, 0};
+    place halves = {at.from, at.pixel, at.next, V, at.last, 1, 0};
+    if (at.half) either(V, job, halves, sums, back);
+    else if (at.last == LANES) either(V, job, whole, sums, back);
+    else either(V, job, part, sums, back);
 }
 
 /* A map's vectors are dealt to its tiles as evenly as can be. */
@@ -171,14 +176,15 @@ INLINE void tile(const layer_norm *job, int64_t unit, float *sums, const int bac
     int64_t image = unit / tiles_of(job), number = unit % tiles_of(job);
     int64_t first = vectors_of(job) * number / tiles_of(job);
     int64_t end = vectors_of(job) * (number + 1) / tiles_of(job), pixel = first * LANES;
-    int64_t last = number + 1 == tiles_of(job); /* then the next is of the next image */
+    int64_t past = least(end * LANES, job->pixels);
+    int64_t ends = number + 1 == tiles_of(job); /* then the next is of the next image */
     place at = {
         .from = image * job->channels * job->pixels + pixel,
         .pixel = image * job->pixels + pixel,
-        .count = least(end * LANES, job->pixels) - pixel,
+        .last = (int)(past - (end - 1) * LANES),
         .half = job->half,
     };
-    at.next = at.from + at.count + last * (job->channels - 1) * job->pixels;
+    at.next = at.from + past - pixel + ends * (job->channels - 1) * job->pixels;
     switch (end - first) {
         case 1: pixels(1, job, at, sums, back); break;
         case 2: pixels(2, job, at, sums, back); break;
