@@ -121,6 +121,37 @@ def test_what_alone_takes_an_output(taker):
     assert found["a"].taker == taker
 
 
+class FromOutside(torch.autograd.Function):
+    """What no function that PyTorch lets one watch makes."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+
+def set_in_place(m, x):
+    places = torch.zeros(2, 3, 4, 4)
+    places[:, :, :1] = x[:, :, :1]
+    return m.a(places)
+
+
+CONSTANT = {
+    "positions": (lambda m, x: m.b(m.a(torch.arange(48.0).view(1, 3, 4, 4).sin()) + x), "a"),
+    "behind a layer": (lambda m, x: m.b(m.a(m.n.weight.view(1, 3, 1, 1))) + x, "ab"),
+    "images of zeros": (lambda m, x: m.a(torch.zeros_like(x)), ""),
+    "in place": (set_in_place, ""),
+    "once an image": (lambda m, x: m.a(x) + m.a(torch.ones(1, 3, 4, 4)), ""),
+    "not watched": (lambda m, x: m.a(FromOutside.apply(x)), ""),
+}
+
+
+@pytest.mark.parametrize("case", CONSTANT)
+def test_which_layers_no_image_reaches(case):
+    wire, wanted = CONSTANT[case]
+    found = chains(Wired(wire).eval(), torch.randn(2, 3, 4, 4))
+    assert {name for name, chain in found.items() if chain.constant} == set(wanted)
+
+
 READ = {
     "one": (lambda m, x: m.b(m.n(m.a(x)).roll(1, 2)), ["b"]),
     "two": (

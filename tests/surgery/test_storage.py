@@ -91,6 +91,16 @@ def test_what_was_rounded_is_stored_exactly(images):
         assert torch.equal(stored(images), model(images))
 
 
+def test_what_was_not_rounded_stays_until_it_is_stored_too(images):
+    model, _ = Simulate(skip=("0",)).apply(net(), images)
+    stored, coverage = Store().apply(model)
+    assert {line.name: line.changed for line in coverage} == {"0": False, "3": True, "5": True}
+    assert torch.equal(stored(images), model(images))
+    again, coverage = Store(bits=8).apply(stored)
+    assert [(line.name, line.why) for line in coverage] == [("0", "stored in 8 bits a weight")]
+    torch.testing.assert_close(again(images), stored(images), rtol=0, atol=0.1)
+
+
 class Positions(nn.Module):
     """Positions made where a layer's weight is and of its kind, as EdgeNeXt and ConViT do."""
 

@@ -47,6 +47,7 @@ class Chain:
         maker: name of the function that made its input, moved at most, such as "gelu"; ""
             where that is the model's own.
         taker: name of the function that alone takes its output, behind norm and ReLU, or "".
+        constant: whether its input comes from the model's numbers alone, and from no image.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Chain:
     last: bool
     maker: str
     taker: str
+    constant: bool
 
 
 @torch.no_grad()
@@ -85,6 +87,7 @@ def chains(
             handle.remove()
         model.train(was_training)
     modules = dict(model.named_modules())
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     ends: dict[int, str] = {}
     found: dict[str, Chain] = {}
     for name, visits in watch.layers.items():
@@ -100,8 +103,10 @@ def chains(
         ends[after] = name
         shape = watch.shapes[visits[-1][1]]
         first, last = watch.is_first(visits), watch.is_last(visits)
-        maker, calls = watch.maker(before), len(visits)
-        found[name] = Chain(name, layer, norm, top, source, shape, calls, first, last, maker, taker)
+        found[name] = Chain(
+            *(name, layer, norm, top, source, shape, len(visits), first, last),
+            *(watch.maker(before), taker, watch.is_constant(visits, own)),
+        )
     return found
 
 
@@ -219,8 +224,8 @@ class _Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         takes = tuple(self.number(t) for t in (*tensors(args), *tensors(kwargs)))
         out = func(*args, **kwargs)
-        results = list(tensors(out))
-        if results or name == "__setitem__":
+        results = [args[0]] if name == "__setitem__" else list(tensors(out))
+        if results:
             makes = tuple(self.number(t, new=True) for t in results)
             call = _Call(name, takes, makes, _top(name, args, kwargs))
             for value in takes:
@@ -320,6 +325,12 @@ class _Watch(TorchFunctionMode):
         calls = self.made_by
         before = _reached(visits[0][:1], lambda v: calls[v].takes if v in calls else ())
         return not made & before
+
+    def is_constant(self, visits: list[tuple[int, int]], own: set[int]) -> bool:
+        """Whether what a layer takes is made of tensors of these ids alone."""
+        calls, taken = self.made_by, [before for before, _ in visits]
+        behind = _reached(taken, lambda v: calls[v].takes if v in calls else ())
+        return all(value in calls or id(self._alive[value - 1]) in own for value in behind)
 
     def is_last(self, visits: list[tuple[int, int]]) -> bool:
         """Whether what a layer makes goes to no layer."""

@@ -16,7 +16,7 @@ from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.exported import Codes, ExportedLayer
 from foveate.surgery.layers import cut_off, exchange, geometry_of, matches, obstacle, product
 from foveate.surgery.quant_whitepaper_qualcomm.quantiser import Quantiser
-from foveate.surgery.quant_whitepaper_qualcomm.simulate import SimulatedLayer
+from foveate.surgery.quant_whitepaper_qualcomm.simulate import SimulatedLayer, simulated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class Store(Edit):
     `Simulate` has made are stored on the grids that they have, with all that was done to them
     since, such as by `AdaRound`; activations' grids stay as they are now. Of 8 symmetric
     bits that makes a model which OpenVINO, given its torch.export program, runs in integers.
+    Layers that `Simulate` has left stay as they are, unless one stores once more.
 
     Args:
         bits: 2 to 8; layers of `Simulate` have theirs.
@@ -54,13 +55,15 @@ class Store(Edit):
             raise FoveateError(f"group is {self.group}: give 1 or more, or None")
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
-        coverage = []
+        coverage, layers_have_grids = [], bool(simulated(model))
         for name, module in model.named_modules():
             if not isinstance(module, nn.Conv2d | nn.Linear | SimulatedLayer):
                 continue
             if isinstance(module, SimulatedLayer):
                 bits = module.weight_grid.bits
                 why = "left because skip names it" if matches(name, self.skip) else ""
+            elif layers_have_grids:
+                bits, why = self.bits, "left because it has no grid, and others have"
             else:
                 bits, why = self.bits, obstacle(name, module, self.skip)
             done = why or f"stored in {bits} bits a weight"

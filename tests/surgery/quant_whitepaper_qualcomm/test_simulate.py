@@ -67,6 +67,25 @@ def test_what_an_activation_takes_need_not_be_rounded(act):
     assert torch.equal(again(images), ours(images))
 
 
+class Placed(nn.Module):
+    """A network that adds to its maps a layer's view of places."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.places = nn.Conv2d(3, 5, 1), nn.Conv2d(2, 5, 1)
+
+    def forward(self, x):
+        places = torch.arange(8.0).view(1, 2, 2, 2).sin().repeat(1, 1, 4, 4)
+        return self.layer(x) + self.places(places)
+
+
+def test_layers_that_no_image_reaches_stay():
+    model, coverage = Simulate().apply(Placed().eval(), torch.randn(4, 3, 8, 8))
+    assert [(line.name, line.changed) for line in coverage] == [("layer", True), ("places", False)]
+    assert "no image" in coverage[1].why
+    assert type(model.places) is nn.Conv2d
+
+
 def test_what_it_was_stays_inside(net, images):
     ours, _ = Simulate(weight_bits=3, activation_bits=3).apply(net, images)
     wanted, training = net(images), [m.training for m in ours.modules()]

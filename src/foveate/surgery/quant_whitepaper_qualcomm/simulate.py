@@ -5,7 +5,7 @@ Source: quant_whitepaper_qualcomm (arXiv 2106.08295, sections 2, 3.1 and 4).
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,7 +47,8 @@ class Simulate(Edit):
     """Round weights and activations of every convolution and linear layer to grids.
 
     Batch norms and ReLUs that follow a layer are folded into it. A layer rounds its weight,
-    its output, and its input unless that lies on a grid already. Trained on, the edited model
+    its output, and its input unless that lies on a grid already. Layers that no image reaches,
+    such as those of positions, stay: programs have them as constants. Trained on, the edited model
     learns weights and ranges together (LSQ-like), with any recipe.
 
     Args:
@@ -99,7 +100,12 @@ class Simulate(Edit):
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         found = chains(model, next(self.batches(data)))
-        coverage = cover(model, found, self.skip, self._told)
+        coverage = [
+            replace(line, changed=False, why="left because no image changes what it makes")
+            if line.changed and found[line.name].constant
+            else line
+            for line in cover(model, found, self.skip, self._told)
+        ]
         wanted = {line.name for line in coverage if line.changed}
         links = [
             {**link_of(chain), "last": chain.last, "maker": chain.maker, "taker": chain.taker}
