@@ -1,5 +1,6 @@
 """Removed channels: against the network that ignores them, and against zeros."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -64,15 +65,9 @@ def demand_zeros_change_nothing(model, x, wanted):
         gone = (0, len(group) - 1)[: len(group) - 1]
         edited, coverage = Remove(gone={name: gone}).apply(model, x)
         assert [line.name for line in coverage if line.changed] == [name]
-        quiet = silenced(settled_copy(model), group, gone)
+        quiet = silenced(copy.deepcopy(model), group, gone)
         with torch.no_grad():
             torch.testing.assert_close(edited(x), quiet(x), rtol=1e-4, atol=1e-4)
-
-
-def settled_copy(model):
-    import copy
-
-    return copy.deepcopy(model)
 
 
 # ---------------------------------------------------------------- wirings
@@ -310,6 +305,14 @@ def test_the_least_channels_go(wired):
     states = [model.state_dict()["hidden.bias"] for model in chance]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+def test_a_channel_weighs_all_that_goes_with_it():
+    first, norm, last = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 6, 5)
+    model = settled(nn.Sequential(first, norm, nn.ReLU(), last))
+    parts = first.weight.square().mean((1, 2, 3)), last.weight.square().mean((0, 2, 3))
+    expected = torch.stack(parts).mean(0).detach().double().numpy()
+    assert named(model, images())["0"].scores(model) == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_a_channel_costs():

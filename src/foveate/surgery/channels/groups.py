@@ -1,7 +1,6 @@
 """Groups of channels: which slices of which weights go together, all through a network."""
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -40,19 +39,21 @@ class Group:
     def __len__(self) -> int:
         return len(self.channels)
 
-    def scores(self, model: nn.Module, of: Callable[[Tensor], Tensor] = torch.square) -> np.ndarray:
-        """How much each channel weighs: the mean of what a function says of its weights.
+    def scores(self, model: nn.Module) -> np.ndarray:
+        """How much each channel weighs: the mean square of all weights that go with it.
+
+        Each slice counts alike, however large; tensors of one axis, such as biases, do not.
 
         Args:
             model: whose weights are meant, of the names that the group knows.
-            of: element by element, of the tensors' shapes; the square by default.
         """
         held = _tensors(model)
         totals, counts = np.zeros(len(self)), np.zeros(len(self))
         for name, axis in self.weights:
             if held[name].ndim < 2 or not held[name].is_floating_point():
                 continue
-            told = of(held[name].detach()).double().movedim(axis, 0).flatten(1).mean(1).numpy()
+            rows = held[name].detach().double().movedim(axis, 0).flatten(1)
+            told = rows.square().mean(1).numpy()
             for i, slices in enumerate(self.channels):
                 totals[i] += told[slices[name, axis]].sum()
                 counts[i] += len(slices[name, axis])
