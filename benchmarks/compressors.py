@@ -192,9 +192,13 @@ def pruned_by_foveate(
 
 
 def pruned_by_torch_pruning(
-    model: nn.Module, images: Tensor, share: float, kept: Sequence[nn.Module] = ()
+    model: nn.Module,
+    images: Tensor,
+    share: float,
+    kept: Sequence[nn.Module] = (),
+    by_gradients: bool = False,
 ) -> nn.Module:
-    """Its `BasePruner` with group magnitudes, set up as its example for timm's networks does.
+    """Its `BasePruner` set up as its example for timm's networks does.
 
     Heads are named, the classifier is left, attention that is one operation is unrolled, and
     timm's vision transformers get the forward that takes its width off what comes in.
@@ -204,9 +208,12 @@ def pruned_by_torch_pruning(
         images: a batch that it takes; one of them is enough.
         share: of the channels.
         kept: layers that keep their outputs, besides the last.
+        by_gradients: what goes is chosen among all channels by weights times their gradients,
+            which the model has; else by magnitudes, the same share of each group.
     """
     import torch_pruning
 
+    of = torch_pruning.importance
     heads: dict[nn.Module, int] = {}
     for module in model.modules():
         if hasattr(module, "fused_attn"):
@@ -222,7 +229,10 @@ def pruned_by_torch_pruning(
         pruner = torch_pruning.pruner.BasePruner(
             model,
             images[:1],
-            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            importance=of.GroupTaylorImportance()
+            if by_gradients
+            else of.GroupMagnitudeImportance(),
+            global_pruning=by_gradients,
             pruning_ratio=share,
             num_heads=heads,
             ignored_layers=[*last, *kept],

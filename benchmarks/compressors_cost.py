@@ -35,6 +35,7 @@ from foveate.data import Batches
 from foveate.data import open as open_data
 from foveate.measure import count, mean_interval, side_by_side
 from foveate.memory import kept
+from foveate.surgery.channels.shrink import Shrink
 from foveate.vision import IMAGENET_MEAN, IMAGENET_STD
 
 CALIBRATION, BATCH, TUNED, RATE, HALVINGS = 1024, 125, 200, 0.01, 7
@@ -50,8 +51,10 @@ activations; Foveate's weights have 7 where the processor has no VNNI, as sums o
 there. Foveate: `Simulate`, `CorrectBias`, `Store`; NNCF: `nncf.quantize` of the OpenVINO model;
 both run in OpenVINO as it comes (bfloat16 for what is left in float, where the processor has it).
 torchao: `X86InductorQuantizer`, compiled by Inductor with frozen
-weights. *Pruned*: channels in the blocks go by the magnitude of all the weights that hold them, by
-as large a share as leaves the multiply-adds that are named; at once, and again with {TUNED} steps
+weights. *Pruned*: channels in the blocks go by the magnitude of all the weights that hold them,
+the same share of each group (Foveate: `Narrow`), or wherever calibration says that they matter
+least (Foveate: `Shrink`, which takes no labels; Torch-Pruning: weights times gradients of the loss,
+among all channels), as many as leave the multiply-adds named; at once, and again with {TUNED} steps
 of tuning (128 images each, momentum 0.9, rate {RATE:g} falling along a cosine, no augmentation,
 the same images in the same order for all); run in OpenVINO in float. *All groups*: the stages'
 widths may go, too. Size is what is written to keep the program. Latency: one image, one thread, all
@@ -74,13 +77,11 @@ def main(weights: str, images: str) -> None:
     ):
         programs[what, library] = attempted(partial(make, copy.deepcopy(model), calibration))
         macs[what, library] = whole
-    for left, scope, (library, prune) in itertools.product(
-        LEFT, SCOPES, (("Foveate", ours), (named("torch-pruning"), theirs))
-    ):
-        shrunk = partial(prune, model, scope == SCOPES[0])
-        small = attempted(partial(pruned_to, left, shrunk, whole))
+    looked_at = calibration, train[1][:CALIBRATION]
+    for left, scope, (way, library, prune) in itertools.product(LEFT, SCOPES, WAYS):
+        small = attempted(partial(prune, model, scope == SCOPES[0], left, *looked_at))
         for steps in (0, TUNED):
-            key = f"{left:.0%} of MACs, {scope}" + ", tuned" * bool(steps), library
+            key = f"{left:.0%} of MACs, {scope}, {way}" + ", tuned" * bool(steps), library
             programs[key] = small
             if isinstance(small, nn.Module):
                 programs[key] = attempted(partial(tuned_program, small, steps, *train))
@@ -118,28 +119,70 @@ def attempted(make: Callable[[], Any]) -> Any:
 # ---------------------------------------------------------------- pruning
 
 
-def ours(model: nn.Module, blocks: bool, share: float) -> nn.Module:
+def by_magnitude(model: nn.Module, blocks: bool, left: float, images: Tensor, *_: Tensor) -> Any:
     """By Foveate: the channels inside blocks, or all."""
-    only = ("1.layer*.conv1",) if blocks else ("*",)
-    return pruned_by_foveate(model, torch.rand(2, 3, 32, 32), share, only)
+    return pruned_to(left, partial(pruned_by_foveate, model, images[:2], only=only(blocks)), model)
 
 
-def theirs(model: nn.Module, blocks: bool, share: float) -> nn.Module:
-    """By Torch-Pruning: the same."""
-    model = copy.deepcopy(model)
-    wide = [m for name, m in model.named_modules() if name == "1.conv1" or name.endswith("conv2")]
-    return pruned_by_torch_pruning(model, torch.rand(2, 3, 32, 32), share, wide if blocks else ())
+def by_answers(model: nn.Module, blocks: bool, left: float, images: Tensor, *_: Tensor) -> Any:
+    """By Foveate: those that the answers need least."""
+    return Shrink(macs=left, only=only(blocks)).apply(model, images.split(BATCH))[0]
 
 
-def pruned_to(left: float, prune: Callable[[float], nn.Module], whole: float) -> nn.Module:
-    """The network whose multiply-adds are nearest to a share of the whole's."""
-    low, high = 0.0, 1.0
+def by_their_magnitude(
+    model: nn.Module, blocks: bool, left: float, images: Tensor, *_: Tensor
+) -> nn.Module:
+    """By Torch-Pruning: the channels inside blocks, or all."""
+
+    def prune(share: float) -> nn.Module:
+        mine = copy.deepcopy(model)
+        return pruned_by_torch_pruning(mine, images[:2], share, outputs(mine) if blocks else ())
+
+    return pruned_to(left, prune, model)
+
+
+def by_their_gradients(
+    model: nn.Module, blocks: bool, left: float, images: Tensor, targets: Tensor
+) -> nn.Module:
+    """By Torch-Pruning: those whose weights, times their gradients, are least."""
+
+    def prune(share: float) -> nn.Module:
+        mine = copy.deepcopy(model)
+        for part, told in zip(images.split(BATCH), targets.split(BATCH), strict=True):
+            F.cross_entropy(mine(part), told, reduction="sum").backward()
+        kept = outputs(mine) if blocks else ()
+        return pruned_by_torch_pruning(mine, images[:2], share, kept, by_gradients=True)
+
+    return pruned_to(left, prune, model)
+
+
+WAYS = (
+    ("magnitudes", "Foveate", by_magnitude),
+    ("magnitudes", named("torch-pruning"), by_their_magnitude),
+    ("calibrated", "Foveate", by_answers),
+    ("calibrated", named("torch-pruning"), by_their_gradients),
+)
+
+
+def only(blocks: bool) -> tuple[str, ...]:
+    """Patterns of the groups that may lose channels."""
+    return ("1.layer*.conv1",) if blocks else ("*",)
+
+
+def outputs(model: nn.Module) -> list[nn.Module]:
+    """Layers that make what leaves the stem and the blocks."""
+    return [m for name, m in model.named_modules() if name == "1.conv1" or name.endswith("conv2")]
+
+
+def pruned_to(left: float, prune: Callable[[float], nn.Module], model: nn.Module) -> nn.Module:
+    """The network whose multiply-adds are nearest to a share of the model's."""
+    whole, low, high = macs_of(model), 0.0, 1.0
     found: dict[float, nn.Module] = {}
     for _ in range(HALVINGS):
         share = (low + high) / 2
-        model = prune(share)
-        off = macs_of(model) / whole - left
-        found[abs(off)] = model
+        pruned = prune(share)
+        off = macs_of(pruned) / whole - left
+        found[abs(off)] = pruned
         low, high = (share, high) if off > 0 else (low, share)
     return found[min(found)]
 

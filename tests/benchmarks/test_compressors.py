@@ -1,5 +1,7 @@
 """Foveate and its peers do what they say to a small network."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -105,7 +107,9 @@ def test_what_compression_costs(script, shared, monkeypatch):
         assert abs(int8["lost"][0]) < 5
         assert int8["integer"] == [20, 20]
         assert int8["bytes"] < whole["bytes"] or library == "torchao", "it writes much beside"
-    for what in ("50% of MACs, blocks", "50% of MACs, blocks, tuned", "50% of MACs, all groups"):
-        assert by_name[what, "Foveate"]["macs"] == pytest.approx(whole["macs"] / 2, rel=0.15)
-    assert len(found.rows) == 4 + 2 * 2 * 2
+    for scope, way, tuned in product(cost.SCOPES, ("magnitudes", "calibrated"), ("", ", tuned")):
+        pruned = by_name[f"50% of MACs, {scope}, {way}{tuned}", "Foveate"]
+        assert pruned["macs"] == pytest.approx(whole["macs"] / 2, rel=0.15)
+    assert ("50% of MACs, blocks, calibrated", "torch-pruning") in by_name
+    assert len(found.rows) == 4 + 2 * 4 * 2
     assert len(found.notes) == len(found.rows) - len(found.facts)
