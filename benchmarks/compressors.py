@@ -74,14 +74,25 @@ def int8_by_foveate(model: nn.Module, images: Tensor) -> Program:
 
 
 def int8_by_nncf(model: nn.Module, images: Tensor) -> Program:
-    """`nncf.quantize` of the OpenVINO model; transformers are named as such."""
+    """`nncf.quantize` of the OpenVINO model; transformers are named as such.
+
+    Where sums of products of 8 bits overflow, its fix for that is on for all layers.
+    """
     import nncf
 
     program = _converted(model, images)
     kind = nncf.ModelType.TRANSFORMER if has_attention(program) else None
+    fix = nncf.OverflowFix.ENABLE if fitting_bits() < 8 else None
     with quiet():
-        data = nncf.Dataset([image[None].numpy() for image in images])
-        return _openvino(nncf.quantize(program, data, subset_size=len(images), model_type=kind))
+        return _openvino(
+            nncf.quantize(
+                program,
+                nncf.Dataset([image[None].numpy() for image in images]),
+                subset_size=len(images),
+                model_type=kind,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+            )
+        )
 
 
 def int8_by_torchao(model: nn.Module, images: Tensor, compiled: bool = True) -> Program:

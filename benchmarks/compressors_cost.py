@@ -48,10 +48,10 @@ nothing. Points lost are those of the network as it was, over the same images, w
 paired. Everyone gets the same {CALIBRATION} training images to calibrate on; NNCF takes them one
 by one, as it recommends, and torchao in batches of 128. *INT8*: 8 bits for weights and
 activations; Foveate's weights have 7 where the processor has no VNNI, as sums of products overflow
-there. Foveate: `Simulate`, `CorrectBias`, `Store`; NNCF: `nncf.quantize` of the OpenVINO model;
-both run in OpenVINO as it comes (bfloat16 for what is left in float, where the processor has it).
-torchao: `X86InductorQuantizer`, compiled by Inductor with frozen
-weights. *Pruned*: channels in the blocks go by the magnitude of all the weights that hold them,
+there, and NNCF's own fix for that is on. Foveate: `Simulate`, `CorrectBias`, `Store`; NNCF:
+`nncf.quantize` of the OpenVINO model; both run in OpenVINO as it comes (bfloat16 for what is left
+in float, where the processor has it). torchao: `X86InductorQuantizer`, compiled by Inductor with
+frozen weights. *Pruned*: channels in the blocks go by the magnitude of the weights that hold them,
 the same share of each group (Foveate: `Narrow`), or wherever calibration says that they matter
 least (Foveate: `Shrink`, which takes no labels; Torch-Pruning: weights times gradients of the loss,
 among all channels), as many as leave the multiply-adds named; at once, and again with {TUNED} steps
