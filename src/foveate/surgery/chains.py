@@ -322,15 +322,12 @@ class _Watch(TorchFunctionMode):
     def is_first(self, visits: list[tuple[int, int]]) -> bool:
         """Whether what a layer takes comes from no layer."""
         made = {after for visits in self.layers.values() for _, after in visits}
-        calls = self.made_by
-        before = _reached(visits[0][:1], lambda v: calls[v].takes if v in calls else ())
-        return not made & before
+        return not made & self._behind([visits[0][0]])
 
     def is_constant(self, visits: list[tuple[int, int]], own: set[int]) -> bool:
         """Whether what a layer takes is made of tensors of these ids alone."""
-        calls, taken = self.made_by, [before for before, _ in visits]
-        behind = _reached(taken, lambda v: calls[v].takes if v in calls else ())
-        return all(value in calls or id(self._alive[value - 1]) in own for value in behind)
+        behind = self._behind([before for before, _ in visits])
+        return all(v in self.made_by or id(self._alive[v - 1]) in own for v in behind)
 
     def is_last(self, visits: list[tuple[int, int]]) -> bool:
         """Whether what a layer makes goes to no layer."""
@@ -338,6 +335,11 @@ class _Watch(TorchFunctionMode):
         return not taken & _reached(
             visits[-1][1:], lambda v: [made for call in self.uses[v] for made in call.makes]
         )
+
+    def _behind(self, values: list[int]) -> set[int]:
+        """All that some values are made of, these included."""
+        calls = self.made_by
+        return _reached(values, lambda v: calls[v].takes if v in calls else ())
 
     def _only_use(self, value: int) -> _Call | None:
         uses = self.uses[value]
