@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from foveate.errors import FoveateError
+from foveate.surgery.quant_whitepaper_qualcomm import bias
 from foveate.surgery.quant_whitepaper_qualcomm.bias import CorrectBias, clipped_normal_mean
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     Simulate,
@@ -40,7 +41,10 @@ def means(model, images, rounded):
     return found
 
 
-def test_no_mean_error_is_left(net, images):
+@pytest.mark.parametrize("most_bytes", [bias.MOST_BYTES, 1])
+def test_no_mean_error_is_left(net, images, monkeypatch, most_bytes):
+    """Whether images pass together, or batch by batch."""
+    monkeypatch.setattr(bias, "MOST_BYTES", most_bytes)
     rounded, _ = Simulate(weight_bits=3, activation_bits=4).apply(net, images)
     corrected, coverage = CorrectBias().apply(rounded, [images[:9], images[9:]])
     assert all(line.changed for line in coverage)
@@ -49,6 +53,15 @@ def test_no_mean_error_is_left(net, images):
         found = means(model, images, True)
         worst = max((found[name] - wanted[name]).abs().max().item() for name in wanted)
         assert (worst < 1e-5) == near
+
+
+def test_images_may_differ_in_size(net, images):
+    rounded, _ = Simulate(weight_bits=4).apply(net, images)
+    batches = [images, images[..., 2:-2, 2:-2]]
+    corrected, _ = CorrectBias().apply(rounded, batches)
+    twice, _ = CorrectBias().apply(corrected, batches)
+    for name, layer in simulated(corrected).items():
+        torch.testing.assert_close(simulated(twice)[name].bias, layer.bias, rtol=0, atol=1e-5)
 
 
 def test_a_cut_off_normal_variable():

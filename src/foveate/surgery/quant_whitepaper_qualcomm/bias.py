@@ -3,8 +3,9 @@
 Source: quant_whitepaper_qualcomm (arXiv 2106.08295, section 3.3).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +15,21 @@ from foveate.errors import FoveateError
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.layers import product
 from foveate.surgery.quant_whitepaper_qualcomm.folding import expected
+from foveate.surgery.quant_whitepaper_qualcomm.inputs import reaching
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     Shapes,
     SimulatedLayer,
-    Switch,
     all_of_them,
     cover_simulated,
     demand_simulated,
-    none,
     shapes_at,
     simulated,
     switched,
+    watch,
 )
+
+MOST_BYTES = 2**30
+"""Of the largest maps of all images: with more than that, they do not pass the model together."""
 
 
 @implements("quant_whitepaper_qualcomm")
@@ -65,36 +69,81 @@ class CorrectBias(Edit):
 
     @torch.no_grad()
     def fit(self, model: nn.Module, plan: Plan, data: Images) -> None:
+        if self.how == "empirical":
+            _correct_measured(model, plan["layers"], _as_one(model, list(self.batches(data))))
+            return
         layers = simulated(model)
         for name in plan["layers"]:
             layer = layers[name]
-            if self.how == "empirical":
-                now, before = (self._mean(model, layer, data, on) for on in (all_of_them, none))
-                layer.bias.add_((before - now).to(layer.bias.dtype))
-            else:
-                error = layer.rounded_weight() - layer.plain_weight
-                layer.bias.sub_(_through(error, _mean_behind(layers[layer.source or ""]), layer))
+            error = layer.rounded_weight() - layer.plain_weight
+            layer.bias.sub_(_through(error, _mean_behind(layers[layer.source or ""]), layer))
 
-    def _mean(self, model: nn.Module, layer: SimulatedLayer, data: Images, on: Switch) -> Tensor:
-        """Of each of a layer's outputs before its ReLU, in float64."""
-        total, count = torch.zeros(len(layer.bias), dtype=torch.float64), 0
 
-        def look(layer: Any, args: tuple[Tensor, ...]) -> None:
-            nonlocal total, count
-            x = args[0] if layer.input_grid is None else layer.input_grid(args[0])
-            weight, bias = layer.weight_and_bias()
-            y = product(x, weight, bias, layer.geometry)
-            y = y.transpose(0, 1).flatten(1) if layer.weight.ndim == 4 else y.flatten(0, -2).T
-            total, count = total + y.double().sum(1).cpu(), count + y.shape[1]
+def _as_one(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
+    """One batch of all images, unless they differ in size or make maps that are too large."""
+    if len({batch.shape[1:] for batch in batches}) > 1:
+        return batches
+    largest = max(shape.numel() for pair in shapes_at(model, batches[0]).values() for shape in pair)
+    images = sum(len(batch) for batch in batches)
+    if 4 * largest / len(batches[0]) * images > MOST_BYTES:
+        return batches
+    return [torch.cat(batches)]
 
-        handle = layer.register_forward_pre_hook(look)
+
+def _correct_measured(model: nn.Module, names: list[str], batches: list[Tensor]) -> None:
+    """Give the outputs of layers, in the order of their calls, the means they had on batches.
+
+    One batch passes once, as a layer can be corrected just before it is called; several must all
+    reach a layer before those behind it get to see it corrected, and pass once for each.
+    """
+    layers = simulated(model)
+    before = {layer: _OutputMean(layer) for layer in layers.values()}
+    for batch in batches:
+        watch(model, batch, lambda name, taken, _: before[layers[name]].add(taken))
+
+    def correct(layer: SimulatedLayer, inputs: Iterable[Tensor]) -> None:
+        now = _OutputMean(layer)
+        for x in inputs:
+            now.add(x)
+        layer.bias.add_(before[layer].less(now))
+
+    wanted = [layers[name] for name in names]
+    with switched(model, all_of_them):
+        if len(batches) > 1:
+            for layer in wanted:
+                correct(layer, (reaching(model, layer, batch) for batch in batches))
+            return
+        hooks = [layer.register_forward_pre_hook(correct) for layer in wanted]
         try:
-            with switched(model, on):
-                for batch in self.batches(data):
-                    model(batch)
+            model(batches[0])
         finally:
-            handle.remove()
-        return (total / count).to(layer.bias.device)
+            for hook in hooks:
+                hook.remove()
+
+
+class _OutputMean:
+    """The mean of each of a layer's outputs before its ReLU, as its weights are while it looks.
+
+    Args:
+        layer: whose.
+    """
+
+    def __init__(self, layer: SimulatedLayer) -> None:
+        self._layer = layer
+        self._total, self._count = torch.zeros(len(layer.bias), dtype=torch.float64), 0
+
+    def add(self, x: Tensor) -> None:
+        """Look at what the layer makes of a batch."""
+        layer = self._layer
+        x = x if layer.input_grid is None else layer.input_grid(x)
+        y = product(x, *layer.weight_and_bias(), layer.geometry)
+        y = y.transpose(0, 1).flatten(1) if layer.weight.ndim == 4 else y.flatten(0, -2).T
+        self._total += y.double().sum(1).cpu()
+        self._count += y.shape[1]
+
+    def less(self, other: "_OutputMean") -> Tensor:
+        """By how much it is above another, as the layer's bias is held."""
+        return (self._total / self._count - other._total / other._count).to(self._layer.bias)
 
 
 def clipped_normal_mean(mean: Tensor, deviation: Tensor, top: float) -> Tensor:

@@ -45,7 +45,7 @@ def inputs_of(
     for batch in batches:
         for part, generator, on in zip(found, generators, (none, all_of_them), strict=True):
             with switched(model, on):
-                x = _reaching(model, layer, batch)
+                x = reaching(model, layer, batch)
                 if layer.input_grid is not None:
                     x = layer.input_grid(x)
             part.append(columns(x, layer.weight, layer.geometry, places, generator))
@@ -63,7 +63,7 @@ class _ReachedError(Exception):
     """Ends a pass that has shown what was asked for."""
 
 
-def _reaching(model: nn.Module, layer: nn.Module, batch: Tensor) -> Tensor:
+def reaching(model: nn.Module, layer: nn.Module, batch: Tensor) -> Tensor:
     """What a layer takes when a batch passes through its model."""
     seen: list[Tensor] = []
 
