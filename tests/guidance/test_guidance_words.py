@@ -9,6 +9,7 @@ MACHINE = {"processor": "P", "threads": 2, "versions": {"torch": "2"}, "date": "
 
 def row(name, ms, points, edits=("Remove",), **more):
     fields = {"removed": 0, "multiple": 1, "tuned": False, "numbers": "float32", "floats": 0}
+    fields |= {"corrected": False, **more.pop("fields", {})}
     figures = {
         "latency_ms": {"median": ms, "low": 0.99 * ms, "high": 1.01 * ms},
         "lost": {"points": points, "low": points - 0.4, "high": points + 0.4},
@@ -62,6 +63,13 @@ def test_latency_binds():
         "The latency binds: what loses less takes 2.20 ms or more (10% of MACs removed, "
         "0.10 points); of the guard's 1, 0.50 points are left." in text
     )
+
+
+def test_what_was_done_to_numbers():
+    done = "Layers compute in 8-bit integers, none left in float."
+    corrected = "Biases take away again what that adds to the means of layers' outputs."
+    assert f"{done} {corrected}" not in said(facts(best()))
+    assert f"{done} {corrected}" in said(facts(best(fields={"corrected": True})))
 
 
 def test_guard_binds():

@@ -18,9 +18,11 @@ from foveate.surgery.lineage import lineage
 
 PROPOSED = 0.75
 """Share of the tries that Optuna proposes; the rest are neighbours of the best."""
-UNTIL_TUNING, UNTIL_END = 0.5, 0.9
-"""Shares of the budget after which proposing ends if models are to be tuned, and after which
-measuring does."""
+UNTIL_TUNING, UNTIL_LOOKING, UNTIL_END = 0.5, 0.75, 0.9
+"""Shares of the budget after which proposing ends, if models are to be tuned and if not, and after
+which measuring does."""
+LATER = ("tuned", "corrected")
+"""Fields that Optuna does not propose, as these take minutes: they win back what others lost."""
 MOST_REPEATS = 30
 """Proposals in a row that were measured already after which Optuna is taken to know no more."""
 
@@ -109,10 +111,12 @@ class Search:
         self.cut_short = ""
 
     def run(self) -> None:
-        """Propose, tune where that is wanted, and look around the best; Ctrl-C ends that early."""
+        """Propose, correct, tune where that is wanted, and look around the best; Ctrl-C ends that
+        early."""
         self._try(Choice())  # even if there is time for nothing else
         try:
             self._propose()
+            self._correct()
             if self._wish.tune:
                 self._tune()
             self._look_around()
@@ -141,7 +145,7 @@ class Search:
         )
         for choice in self.space.anchors():
             study.enqueue_trial(self._as_parameters(choice))
-        until = UNTIL_TUNING if self._wish.tune else UNTIL_END
+        until = UNTIL_TUNING if self._wish.tune else UNTIL_LOOKING
         most, repeats = PROPOSED * self._wish.tries, 0
         while len(self.trials) < most and repeats < MOST_REPEATS:
             if not self._has(until):
@@ -163,35 +167,49 @@ class Search:
         return {
             name: levels.index(getattr(choice, name))
             for name, levels in self.space.levels.items()
-            if name != "tuned" and len(levels) > 1
+            if name not in LATER and len(levels) > 1
         }
 
     def _suggested(self, trial: Any) -> Choice:
-        """What Optuna proposes; it leaves tuning, which takes minutes, to `_tune`."""
+        """What Optuna proposes."""
         fields = {}
         for name, levels in self.space.levels.items():
             if name == "numbers":
                 at = trial.suggest_categorical(name, list(range(len(levels))))
-            elif name == "tuned" or len(levels) == 1:
+            elif name in LATER or len(levels) == 1:
                 at = 0
             else:
                 at = trial.suggest_int(name, 0, len(levels) - 1)
             fields[name] = levels[at]
         return self.space.plain(Choice(**fields))
 
-    def _tune(self) -> None:
-        """Train those that are fast enough but lose too much, those that lose least first."""
+    def _correct(self) -> None:
+        """Correct those in integers that are fast enough but lose too much, those that lose least
+        first, until one still does."""
+        if True not in self.space.levels["corrected"]:
+            return
+        for trial in self._losing(lambda choice: choice.numbers == "int8"):
+            if not self._may_go_on():
+                break
+            if self._try(replace(trial.choice, corrected=True)).lost > self._wish.guard:
+                break
+
+    def _losing(self, able: Callable[[Choice], bool]) -> list[Trial]:
+        """Those that are fast enough but lose too much, those that lose least first."""
         tried = list(self.trials.values())
         limit = self._wish.latency_ms
         if limit is None or not any(trial.ms <= limit for trial in tried):
             limit = chosen(tried, replace(self._wish, latency_ms=None))[0].ms
-        waiting = [
+        return [
             trial
             for trial in sorted(tried, key=lambda t: (t.lost, t.ms))
-            if trial.choice.removed and trial.ms <= limit and trial.lost > self._wish.guard
+            if able(trial.choice) and trial.ms <= limit and trial.lost > self._wish.guard
         ]
+
+    def _tune(self) -> None:
+        """Train those of which channels were removed, as long as there is time."""
         longest = 0.0
-        for trial in waiting:
+        for trial in self._losing(lambda choice: choice.removed > 0):
             until = UNTIL_END - longest / self._budget.seconds
             if len(self.trials) >= self._wish.tries or not self._has(until):
                 break
@@ -276,4 +294,5 @@ class Search:
         parts += ["tuned"] * choice.tuned + [NAMES[choice.numbers]] * (choice.numbers != "float32")
         if choice.floats and choice.numbers != "float32":
             parts.append(f"{choice.floats} in float")
+        parts += ["biases corrected"] * choice.corrected
         return ", ".join(parts) or "as it was"

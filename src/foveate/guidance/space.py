@@ -2,7 +2,8 @@
 
 Sensitivities say where each edit works, so a field says only how much of it is wanted: how many
 multiply-adds go, not from which layer. Edits come in the order in which they make sense: channels
-go, norms are set anew or all that is left is trained, branches merge, and numbers are rounded last.
+go, norms are set anew or all that is left is trained, branches merge, numbers are rounded, and
+biases make up for what that adds.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from foveate.ops.merge import is_mergeable
 from foveate.surgery.channels.remove import Remove
 from foveate.surgery.edit import Edit
 from foveate.surgery.fold import Fold
+from foveate.surgery.quant_whitepaper_qualcomm.bias import CorrectBias
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate
 from foveate.surgery.storage import Store
 from foveate.vision import VisionModel
@@ -43,6 +45,7 @@ class Choice:
         tuned: whether it was trained after that.
         numbers: what weights are held in; with int8, activations, too.
         floats: how many of the layers that are most sensitive to that stay in float.
+        corrected: whether biases take away again what int8 adds to the means of layers' outputs.
     """
 
     removed: int = 0
@@ -50,6 +53,7 @@ class Choice:
     tuned: bool = False
     numbers: Numbers = "float32"
     floats: int = 0
+    corrected: bool = False
 
 
 class Space:
@@ -60,7 +64,8 @@ class Space:
         macs: multiply-adds of an image.
         batches: that edits look at.
         widths: what channels cost, or None if none can go.
-        integers, storage: what rounded layers cost; empty if none can be.
+        integers, storage: what rounded layers cost; empty if none can be. Correcting biases takes
+            about as long as finding that out, so it is tried where there was time for all layers.
         tune: trains a model and returns it, or None.
 
     Attributes:
@@ -89,6 +94,7 @@ class Space:
             "tuned": (False, True) if narrower and tune else (False,),
             "numbers": ("float32", *(n for n in NAMES if self._sensitive.get(n))),
             "floats": tuple(n for n in (0, 1, 2, 4, 8, 16, 32) if n < max(most, 1)),
+            "corrected": (False, True) if integers and all(r.lost for r in integers) else (False,),
         }
         self._kept: dict[Choice, VisionModel] = {}
 
@@ -99,7 +105,11 @@ class Space:
         if not choice.removed:
             choice = replace(choice, multiple=1, tuned=False)
         most = len(self._sensitive.get(choice.numbers, ()))
-        return replace(choice, floats=choice.floats if choice.floats < most else 0)
+        return replace(
+            choice,
+            floats=choice.floats if choice.floats < most else 0,
+            corrected=choice.corrected and choice.numbers == "int8",
+        )
 
     def anchors(self) -> Iterator[Choice]:
         """What is tried first: the strongest edits alone and together, and then the others."""
@@ -138,6 +148,8 @@ class Space:
         skip = self.left_as_they_are(choice)
         if choice.numbers == "int8":
             model = self._apply(Simulate(weight_bits=fitting_bits(), skip=skip), model)
+            if choice.corrected:
+                model = self._apply(CorrectBias(), model)
             return self._apply(Store(skip=_plain(model)), model)
         return self._apply(Store(bits=8 if choice.numbers == "weights8" else 4, skip=skip), model)
 
@@ -149,7 +161,7 @@ class Space:
         """With channels removed and norms set anew, and trained where that is wanted."""
         if self._widths is None or not choice.removed:
             return self._model
-        key = replace(choice, numbers="float32", floats=0)
+        key = replace(choice, numbers="float32", floats=0, corrected=False)
         if key not in self._kept:
             if choice.tuned:
                 assert self._tune is not None

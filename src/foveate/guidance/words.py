@@ -96,6 +96,8 @@ def _done(facts: dict[str, Any], best: Row) -> list[str]:
         said.append(f"What was left was trained for {epochs:g} epochs to answer as the original.")
     if "Simulate" in best["edits"]:
         said.append(f"Layers compute in 8-bit integers{_but(best)}.")
+        if best["fields"]["corrected"]:
+            said.append("Biases take away again what that adds to the means of layers' outputs.")
     elif "Store" in best["edits"]:
         bits = 8 if best["fields"]["numbers"] == "weights8" else 4
         said.append(f"Weights are stored in {bits} bits{_but(best)}.")
