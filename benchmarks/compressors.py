@@ -73,16 +73,19 @@ def int8_by_foveate(model: nn.Module, images: Tensor) -> Program:
     return _openvino(_converted(quantised.eval(), images))
 
 
-def int8_by_nncf(model: nn.Module, images: Tensor) -> Program:
+def int8_by_nncf(model: nn.Module, images: Tensor, fixed: bool = True) -> Program:
     """`nncf.quantize` of the OpenVINO model; transformers are named as such.
 
-    Where sums of products of 8 bits overflow, its fix for that is on for all layers.
+    Args:
+        model, images: as for the others.
+        fixed: where sums of products of 8 bits overflow, its fix for that is on for all layers,
+            and not as it comes, for the first.
     """
     import nncf
 
     program = _converted(model, images)
     kind = nncf.ModelType.TRANSFORMER if has_attention(program) else None
-    fix = nncf.OverflowFix.ENABLE if fitting_bits() < 8 else None
+    fix = nncf.OverflowFix.ENABLE if fixed and fitting_bits() < 8 else None
     with quiet():
         return _openvino(
             nncf.quantize(

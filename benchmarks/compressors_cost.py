@@ -1,16 +1,18 @@
 """What compression costs a trained network in the hands of Foveate and of its peers.
 
-    python benchmarks/compressors_cost.py WEIGHTS IMAGES
+    python benchmarks/compressors_cost.py WEIGHTS IMAGES [--rows PATTERN]
 
-WEIGHTS and IMAGES as for quantised.py: a published CIFAR-10 ResNet-20, and CIFAR-10.
+WEIGHTS and IMAGES as for quantised.py: a published CIFAR-10 ResNet-20, and CIFAR-10. Rows found
+before stay.
 """
 
+import argparse
 import copy
 import itertools
-import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from fnmatch import fnmatch
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,13 @@ from compressors import (
     pruned_by_foveate,
     pruned_by_torch_pruning,
 )
-from results import Sheet, show_points
+from results import Sheet, read_sheet, show_points
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.data import Batches
 from foveate.data import open as open_data
+from foveate.deploy.overflow import fitting_bits
 from foveate.measure import count, mean_interval, side_by_side
 from foveate.memory import kept
 from foveate.surgery.channels.shrink import Shrink
@@ -48,7 +51,8 @@ nothing. Points lost are those of the network as it was, over the same images, w
 paired. Everyone gets the same {CALIBRATION} training images to calibrate on; NNCF takes them one
 by one, as it recommends, and torchao in batches of 128. *INT8*: 8 bits for weights and
 activations; Foveate's weights have 7 where the processor has no VNNI, as sums of products overflow
-there, and NNCF's own fix for that is on. Foveate: `Simulate`, `CorrectBias`, `Store`; NNCF:
+there, and NNCF is shown with its own fix for that in the first layer, as it comes, and in all.
+Foveate: `Simulate`, `CorrectBias`, `Store`; NNCF:
 `nncf.quantize` of the OpenVINO model; both run in OpenVINO as it comes (bfloat16 for what is left
 in float, where the processor has it). torchao: `X86InductorQuantizer`, compiled by Inductor with
 frozen weights. *Pruned*: channels in the blocks go by the magnitude of the weights that hold them,
@@ -58,35 +62,79 @@ among all channels), as many as leave the multiply-adds named; at once, and agai
 of tuning (128 images each, momentum 0.9, rate {RATE:g} falling along a cosine, no augmentation,
 the same images in the same order for all); run in OpenVINO in float. *All groups*: the stages'
 widths may go, too. Size is what is written to keep the program. Latency: one image, one thread, all
-in turns; median and 95% interval."""
+in turns; median and 95% interval; of rows that were measured later, as if the float network had
+run as fast as at first."""
 
 
-def main(weights: str, images: str) -> None:
-    data = open_data(images)
+FLOAT = "float", "OpenVINO"
+
+Key = tuple[str, str]
+"""What was done, and by whom."""
+Job = Callable[[], tuple[Program | str, float]]
+"""Makes a program, or says why it cannot be, and counts its multiply-adds."""
+
+
+def main() -> None:
+    asked = arguments()
+    data = open_data(asked.images)
     train, test = (numbers(data.splits[name]) for name in ("train", "test"))
-    published = network("resnet20", Path(weights), data.labels).backbone
-    model, calibration = nn.Sequential(Normalise(), published).eval(), train[0][:CALIBRATION]
-    whole = macs_of(model)
-    programs: dict[tuple[str, str], Program | str] = {}
-    macs: dict[tuple[str, str], float] = {}
-    for what, library, make in (
-        ("float", "OpenVINO", in_float),
-        ("INT8", "Foveate", int8_by_foveate),
-        ("INT8", named("nncf"), int8_by_nncf),
-        ("INT8", named("torchao"), int8_by_torchao),
-    ):
-        programs[what, library] = attempted(partial(make, copy.deepcopy(model), calibration))
-        macs[what, library] = whole
-    looked_at = calibration, train[1][:CALIBRATION]
+    published = network("resnet20", Path(asked.weights), data.labels).backbone
+    model = nn.Sequential(Normalise(), published).eval()
+    jobs = {**quantised(model, train[0][:CALIBRATION]), **pruned(model, *train)}
+    made = {k: job() for k, job in jobs.items() if k == FLOAT or fnmatch(k[0], asked.rows)}
+    path = Path(__file__).with_suffix(".json")
+    before = {(f["what"], f["by"]): f for f in read_sheet(path).facts} if path.exists() else {}
+    found = figures(made, *test, before.get(FLOAT) if len(made) < len(jobs) else None)
+    if len(made) < len(jobs):
+        found = {**before, **found}
+    sheet([found[key] for key in jobs if key in found]).write()
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights")
+    parser.add_argument("images")
+    parser.add_argument("--rows", default="*", help="pattern of what was done")
+    return parser.parse_args()
+
+
+def quantised(model: nn.Module, calibration: Tensor) -> dict[Key, Job]:
+    """The network in float, and in 8 bits by everyone."""
+    ways: dict[Key, Callable[[nn.Module, Tensor], Program]] = {
+        FLOAT: in_float,
+        ("INT8", "Foveate"): int8_by_foveate,
+        ("INT8", named("nncf")): partial(int8_by_nncf, fixed=False),
+        ("INT8", named("torchao")): int8_by_torchao,
+    }
+    if fitting_bits() < 8:
+        ways["INT8", f"{named('nncf')}, fix in all layers"] = int8_by_nncf
+
+    def made(make: Callable[[nn.Module, Tensor], Program]) -> tuple[Program | str, float]:
+        return attempted(partial(make, copy.deepcopy(model), calibration)), macs_of(model)
+
+    return {key: partial(made, make) for key, make in ways.items()}
+
+
+def pruned(model: nn.Module, images: Tensor, targets: Tensor) -> dict[Key, Job]:
+    """The network with fewer channels, in every way, at once and tuned."""
+    looked_at = images[:CALIBRATION], targets[:CALIBRATION]
+    found: dict[Key, Job] = {}
+
+    def made(small: Callable[[], Any], steps: int) -> tuple[Program | str, float]:
+        network = small()
+        if isinstance(network, str):
+            return network, 0.0
+        tuned = partial(tuned_program, network, steps, images, targets)
+        return attempted(tuned), macs_of(network)
+
     for left, scope, (way, library, prune) in itertools.product(LEFT, SCOPES, WAYS):
-        small = attempted(partial(prune, model, scope == SCOPES[0], left, *looked_at))
+        small = cache(
+            partial(attempted, partial(prune, model, scope == SCOPES[0], left, *looked_at))
+        )
         for steps in (0, TUNED):
-            key = f"{left:.0%} of MACs, {scope}, {way}" + ", tuned" * bool(steps), library
-            programs[key] = small
-            if isinstance(small, nn.Module):
-                programs[key] = attempted(partial(tuned_program, small, steps, *train))
-                macs[key] = macs_of(small)
-    sheet(programs, macs, *test).write()
+            what = f"{left:.0%} of MACs, {scope}, {way}" + ", tuned" * bool(steps)
+            found[what, library] = partial(made, small, steps)
+    return found
 
 
 class Normalise(nn.Module):
@@ -214,57 +262,78 @@ def tuned_program(model: nn.Module, steps: int, images: Tensor, targets: Tensor)
 # ---------------------------------------------------------------- figures
 
 
-def sheet(
-    programs: dict[tuple[str, str], Program | str],
-    macs: dict[tuple[str, str], float],
+def figures(
+    made: dict[Key, tuple[Program | str, float]],
     images: Tensor,
     targets: Tensor,
-) -> Sheet:
-    """A line a program: accuracy, size, latency."""
-    made = {key: program for key, program in programs.items() if isinstance(program, Program)}
+    before: dict[str, Any] | None,
+) -> dict[Key, dict[str, Any]]:
+    """Of each program, accuracy, size and latency, or why there is none.
+
+    Args:
+        made: programs, the float network's first.
+        images, targets: that judge.
+        before: what was found for the float network, in whose pace times are told.
+    """
+    programs = {key: program for key, (program, _) in made.items() if isinstance(program, Program)}
     one = images[:1].numpy()
     with kept():
-        times = side_by_side({"|".join(key): partial(p.call, one) for key, p in made.items()})
-    right = {key: judged(program, images, targets) for key, program in made.items()}
-    first = next(iter(right.values()))
-    found = Sheet(
+        times = side_by_side({"|".join(key): partial(p.call, one) for key, p in programs.items()})
+    found: dict[Key, dict[str, Any]] = {}
+    for key, (program, macs) in made.items():
+        fact = found[key] = {"what": key[0], "by": key[1], "macs": macs}
+        if isinstance(program, str):
+            fact["fails"] = program
+            continue
+        right = judged(program, images, targets)
+        if key == FLOAT:
+            first, pace = right, 1.0
+            if before:
+                pace = (
+                    before["milliseconds"]["median"] / times["|".join(key)].milliseconds()["median"]
+                )
+        fact |= {
+            "top1": right.mean(),
+            "lost": mean_interval(100 * (first - right)),
+            "bytes": program.bytes,
+            "milliseconds": {
+                name: pace * ms for name, ms in times["|".join(key)].milliseconds().items()
+            },
+            "integer": [program.integer, program.layers],
+        }
+        print(*cells(fact), sep=" | ", flush=True)
+    return found
+
+
+def cells(fact: dict[str, Any]) -> list[str]:
+    """A line of the table."""
+    what, library = fact["what"], fact["by"]
+    if "fails" in fact:
+        return [what, library, "*fails*", "", "", "", ""]
+    time = fact["milliseconds"]
+    return [
+        what,
+        library,
+        f"{fact['top1']:.2%}",
+        "" if (what, library) == FLOAT else show_points(fact["lost"]),
+        f"{fact['macs'] / 1e6:.1f} M",
+        f"{fact['bytes'] / 1e3:.0f} kB",
+        f"{time['median']:.3f} ms ({time['low']:.3f} to {time['high']:.3f})",
+    ]
+
+
+def sheet(facts: list[dict[str, Any]]) -> Sheet:
+    """A line a program, and below why some are none."""
+    return Sheet(
         __file__,
         title="What compression costs, beside peers",
         command="python benchmarks/compressors_cost.py WEIGHTS IMAGES",
         says=SAYS,
         columns=["what", "by", "top-1", "points lost", "MACs", "size", "latency"],
-        facts=[],
+        rows=[cells(fact) for fact in facts],
+        notes=[f"{f['what']}, {f['by']}: {f['fails']}" for f in facts if "fails" in f],
+        facts=facts,
     )
-    for (what, library), program in programs.items():
-        key = what, library
-        if isinstance(program, str):
-            found.rows.append([what, library, "*fails*", "", "", "", ""])
-            found.notes.append(f"{what}, {library}: {program}")
-            continue
-        lost = mean_interval(100 * (first - right[key]))
-        time = times["|".join(key)].milliseconds()
-        cells = [
-            f"{right[key].mean():.2%}",
-            "" if right[key] is first else show_points(lost),
-            f"{macs[key] / 1e6:.1f} M",
-            f"{program.bytes / 1e3:.0f} kB",
-            f"{time['median']:.3f} ms ({time['low']:.3f} to {time['high']:.3f})",
-        ]
-        found.rows.append([what, library, *cells])
-        found.facts.append(
-            {
-                "what": what,
-                "by": library,
-                "top1": right[key].mean(),
-                "lost": lost,
-                "macs": macs[key],
-                "bytes": program.bytes,
-                "milliseconds": time,
-                "integer": [program.integer, program.layers],
-            }
-        )
-        print(what, library, *cells, sep=" | ", flush=True)
-    return found
 
 
 def judged(program: Program, images: Tensor, targets: Tensor) -> np.ndarray:
@@ -276,4 +345,4 @@ def judged(program: Program, images: Tensor, targets: Tensor) -> np.ndarray:
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    main(*sys.argv[1:])
+    main()

@@ -51,10 +51,10 @@ def test_stopped_at_any_step(squares, make_model, recipe, tmp_path, steps, optim
         learning_rate=0.01,
         augment=Augment(shift=1, mixup=0.3, erase=0.2),
     )
-    alone, stopped = make_model("convnext_mini32", 16), None
+    alone, stopped = make_model("convnext_mini32", 16, dims=(8, 16, 32)), None
     train(alone, squares, settings, tmp_path / "alone", progress=False)
     for step in [*steps, 10_000]:
-        stopped = make_model("convnext_mini32", 16)
+        stopped = make_model("convnext_mini32", 16, dims=(8, 16, 32))
         try:
             train(
                 stopped,

@@ -22,7 +22,7 @@ UNTIL_TUNING, UNTIL_LOOKING, UNTIL_END = 0.5, 0.75, 0.9
 """Shares of the budget after which proposing ends, if models are to be tuned and if not, and after
 which measuring does."""
 LATER = ("tuned", "corrected")
-"""Fields that Optuna does not propose, as these take minutes: they win back what others lost."""
+"""Fields that Optuna does not propose: they win back what others lost, and may take minutes."""
 MOST_REPEATS = 30
 """Proposals in a row that were measured already after which Optuna is taken to know no more."""
 

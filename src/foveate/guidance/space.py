@@ -64,8 +64,8 @@ class Space:
         macs: multiply-adds of an image.
         batches: that edits look at.
         widths: what channels cost, or None if none can go.
-        integers, storage: what rounded layers cost; empty if none can be. Correcting biases takes
-            about as long as finding that out, so it is tried where there was time for all layers.
+        integers, storage: what rounded layers cost; empty if none can be. Correcting biases
+            may take as long as finding that out: it is tried where there was time for all layers.
         tune: trains a model and returns it, or None.
 
     Attributes:
