@@ -243,6 +243,23 @@ def test_a_model_adapts_to_images_of_its_own():
 # ---------------------------------------------------------------- among other edits
 
 
+class KeepsWhatItComputes(nn.Sequential):
+    """As LeViT's attention keeps its biases while it evaluates."""
+
+    def forward(self, x):
+        self.kept = self[0].weight.mean()
+        return super().forward(x) + self.kept
+
+
+def test_what_a_model_keeps_can_be_copied():
+    torch.manual_seed(0)
+    model = KeepsWhatItComputes(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)).eval()
+    batch = torch.rand(2, 3, 8, 8)
+    SimulateUnseen(steps=2).apply(model, [batch])
+    assert not model.kept.requires_grad
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_saved_among_other_edits_and_read_again(tmp_path):
     model = vision()
     for edit in (

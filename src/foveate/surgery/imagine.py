@@ -106,7 +106,7 @@ class Imagine:
         Returns: batches.
         """
         noise = noise_for(model, self.count, self.seed, like).split(BATCH)
-        with evaluating(model):
+        with evaluating(model), _fixed(model):
             return [self._made(model, x, BATCH * i) for i, x in enumerate(noise)]
 
     @torch.enable_grad()
@@ -162,6 +162,20 @@ def _unlike(seen: Seen) -> Tensor:
         off = (found.mean(1) - mean).square() + (found.std(1) - deviation).square()
         losses.append(off.mean() / deviation.square().mean())
     return torch.stack(losses).sum()
+
+
+@contextmanager
+def _fixed(model: nn.Module) -> Iterator[None]:
+    """No gradient goes to a model's own numbers: LeViT keeps what it computes of them, and what
+    has a gradient cannot be copied."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_()
 
 
 @contextmanager
