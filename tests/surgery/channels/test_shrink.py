@@ -83,6 +83,36 @@ def test_needs_are_half_of_the_squared_slopes():
             assert found[name][channel] == pytest.approx(expected.item(), rel=1e-3, abs=1e-9)
 
 
+class Rows(nn.Module):
+    """Two layers beside a shortcut; each row of a map stands for itself, or stays in its image."""
+
+    def __init__(self, apart):
+        super().__init__()
+        self.apart = apart
+        self.stem, self.inner, self.outer = nn.Linear(3, 8), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = x = self.stem(x.permute(0, 2, 3, 1))
+        if self.apart:
+            y = y.flatten(0, 1)
+        y = self.outer(F.gelu(self.inner(y)))
+        return self.head((x + y.view_as(x)).mean((1, 2)))
+
+
+def test_rows_that_are_no_images_are_summed_over_their_image():
+    apart, together = Rows(apart=True).eval(), Rows(apart=False).eval()
+    together.load_state_dict(apart.state_dict())
+    x = images(4)
+    found = needs(apart, groups(apart, x), [x])
+    expected = needs(together, groups(together, x), list(x.split(1)))
+    assert set(found) == set(expected) == {"stem", "inner"}
+    for name, own in expected.items():
+        np.testing.assert_allclose(found[name], own, rtol=1e-4, atol=1e-9)
+    edited, _ = Shrink(macs=0.6).apply(apart, x)
+    assert macs(edited, x) <= 0.6 * macs(apart, x)
+
+
 @pytest.mark.parametrize("share", [0.8, 0.5, 0.3])
 def test_the_budget_is_met_and_used(share):
     model, x = ResNet(5, depths=(1, 1), dims=(16, 32), block="basic", stem="small").eval(), images()

@@ -126,7 +126,7 @@ def needs(
     Args:
         model: gives logits (B, K); runs in evaluation mode, and its mode is restored.
         groups: as `groups` gives them.
-        images: batches.
+        images: batches; taken one by one where a layer's rows are no images (windows, say).
         seed: of the answers that are drawn for labels, as likely as the model thinks them.
 
     Returns: float64 (channels,), by the group's name; none for groups that no layer makes.
@@ -136,6 +136,8 @@ def needs(
     totals: dict[str, Any] = defaultdict(float)
     seen = 0
     with evaluating(model), _gated(model, images[0]) as gates:
+        if not _by_image(model, two(images[0]), gates):
+            images = [one for batch in images for one in batch.split(1)]
         for batch in images:
             gates.clear()
             logits = model(batch)
@@ -151,13 +153,20 @@ def needs(
             grads = torch.autograd.grad(loss, [gate for own in gates.values() for gate in own])
             slopes: dict[str, Tensor] = {}
             for name, grad in zip(names, grads, strict=True):
-                flat = grad.flatten(1).double().cpu()
-                slopes[name] = slopes[name] + flat if name in slopes else flat
+                own = grad.double().reshape(len(batch), -1, grad[0].numel()).sum(1).cpu()
+                slopes[name] = slopes[name] + own if name in slopes else own
             for group in groups:
                 if (own := _slope(group, slopes)) is not None:
                     totals[group.name] += own.square().sum(0).numpy()
             seen += len(batch)
     return {name: total / (2 * seen) for name, total in totals.items()}
+
+
+def _by_image(model: nn.Module, x: Tensor, gates: dict[str, list[Tensor]]) -> bool:
+    """Whether all gates know the images apart: those behind Swin's windows, say, do not."""
+    with torch.no_grad():
+        model(x)
+    return all(len(gate) == len(x) for own in gates.values() for gate in own)
 
 
 def _slope(group: Group, slopes: dict[str, Tensor]) -> Tensor | None:
@@ -174,7 +183,7 @@ def _slope(group: Group, slopes: dict[str, Tensor]) -> Tensor | None:
 
 @contextmanager
 def _gated(model: nn.Module, x: Tensor) -> Iterator[dict[str, list[Tensor]]]:
-    """While this lasts, layers' outputs pass gates of one for each image and channel.
+    """While this lasts, layers' outputs pass gates of one for each row and channel.
 
     Gives the gates of the last forward pass, by the layer's name: one each time it is called.
     """
@@ -182,7 +191,7 @@ def _gated(model: nn.Module, x: Tensor) -> Iterator[dict[str, list[Tensor]]]:
 
     def gate(name: str, module: nn.Module, inputs: Any, y: Tensor) -> Tensor:
         shape = [1] * y.ndim
-        axis = 1 if y.ndim == 4 else -1
+        axis = -1 if isinstance(module, nn.Linear) else 1
         shape[0], shape[axis] = y.shape[0], y.shape[axis]
         gates[name].append(torch.ones(shape, dtype=y.dtype, device=y.device, requires_grad=True))
         return y * gates[name][-1]
