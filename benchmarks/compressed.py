@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from cifar_networks import BLOCKS, calibration, network
-from results import Interval, Sheet, interval, read_sheet, show_points, show_ratio
+from results import Interval, Sheet, facts_before, interval, show_points, show_ratio
 from torch import Tensor
 
 import foveate
@@ -93,8 +93,7 @@ WAYS = {
 def main() -> None:
     asked = arguments()
     data = open_data(asked.images)
-    path = Path(__file__).with_suffix(".json")
-    found = read_sheet(path).facts if path.exists() else {}
+    found = facts_before(__file__) or {}
     sheet = Sheet(
         __file__,
         title="Compression of trained networks",

@@ -29,7 +29,7 @@ from compressors import (
     pruned_by_foveate,
     pruned_by_torch_pruning,
 )
-from results import Sheet, read_sheet, show_points
+from results import Sheet, facts_before, show_points
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -82,11 +82,9 @@ def main() -> None:
     model = nn.Sequential(Normalise(), published).eval()
     jobs = {**quantised(model, train[0][:CALIBRATION]), **pruned(model, *train)}
     made = {k: job() for k, job in jobs.items() if k == FLOAT or fnmatch(k[0], asked.rows)}
-    path = Path(__file__).with_suffix(".json")
-    before = {(f["what"], f["by"]): f for f in read_sheet(path).facts} if path.exists() else {}
-    found = figures(made, *test, before.get(FLOAT) if len(made) < len(jobs) else None)
-    if len(made) < len(jobs):
-        found = {**before, **found}
+    facts = facts_before(__file__) if len(made) < len(jobs) else None
+    before = {(fact["what"], fact["by"]): fact for fact in facts or []}
+    found = {**before, **figures(made, *test, before.get(FLOAT))}
     sheet([found[key] for key in jobs if key in found]).write()
 
 
@@ -109,8 +107,10 @@ def quantised(model: nn.Module, calibration: Tensor) -> dict[Key, Job]:
     if fitting_bits() < 8:
         ways["INT8", f"{named('nncf')}, fix in all layers"] = int8_by_nncf
 
+    whole = macs_of(model)
+
     def made(make: Callable[[nn.Module, Tensor], Program]) -> tuple[Program | str, float]:
-        return attempted(partial(make, copy.deepcopy(model), calibration)), macs_of(model)
+        return attempted(partial(make, copy.deepcopy(model), calibration)), whole
 
     return {key: partial(made, make) for key, make in ways.items()}
 
@@ -278,7 +278,9 @@ def figures(
     programs = {key: program for key, (program, _) in made.items() if isinstance(program, Program)}
     one = images[:1].numpy()
     with kept():
-        times = side_by_side({"|".join(key): partial(p.call, one) for key, p in programs.items()})
+        timed = side_by_side({"|".join(key): partial(p.call, one) for key, p in programs.items()})
+    times = {key: timed["|".join(key)].milliseconds() for key in programs}
+    pace = before["milliseconds"]["median"] / times[FLOAT]["median"] if before else 1.0
     found: dict[Key, dict[str, Any]] = {}
     for key, (program, macs) in made.items():
         fact = found[key] = {"what": key[0], "by": key[1], "macs": macs}
@@ -287,18 +289,12 @@ def figures(
             continue
         right = judged(program, images, targets)
         if key == FLOAT:
-            first, pace = right, 1.0
-            if before:
-                pace = (
-                    before["milliseconds"]["median"] / times["|".join(key)].milliseconds()["median"]
-                )
+            first = right
         fact |= {
             "top1": right.mean(),
             "lost": mean_interval(100 * (first - right)),
             "bytes": program.bytes,
-            "milliseconds": {
-                name: pace * ms for name, ms in times["|".join(key)].milliseconds().items()
-            },
+            "milliseconds": {name: pace * ms for name, ms in times[key].items()},
             "integer": [program.integer, program.layers],
         }
         print(*cells(fact), sep=" | ", flush=True)

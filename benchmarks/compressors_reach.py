@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from compressors import (
     pruned_by_torch_pruning,
 )
 from networks import NETWORKS, Network
-from results import Sheet, read_sheet
+from results import Sheet, facts_before
 from torch import Tensor, nn
 
 from foveate.errors import FoveateError
@@ -76,9 +75,7 @@ def main() -> None:
 
 def recorded() -> dict[tuple[str, str, str], Tried]:
     """What was found before, and stays where it is not tried again."""
-    path = Path(__file__).with_suffix(".json")
-    facts = read_sheet(path).facts if path.exists() else []
-    found = [Tried(**fact) for fact in facts]
+    found = [Tried(**fact) for fact in facts_before(__file__) or []]
     return {(one.network, one.what, one.library): one for one in found}
 
 

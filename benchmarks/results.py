@@ -173,6 +173,16 @@ def read_sheet(path: Path) -> Sheet:
     return Sheet(path, **{f.name: found[f.name] for f in fields(Sheet) if f.name != "script"})
 
 
+def facts_before(script: str) -> Any:
+    """What the last run of a script found, as its `Sheet.facts`; None before the first.
+
+    Args:
+        script: `__file__` of the script.
+    """
+    path = Path(script).with_suffix(".json")
+    return read_sheet(path).facts if path.exists() else None
+
+
 def interval(found: Ratio | Timing) -> Interval:
     """A measured ratio or time as a row holds it."""
     return found.median, found.low, found.high

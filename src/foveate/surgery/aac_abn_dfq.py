@@ -188,7 +188,7 @@ class _Unfolded:
             x = self.layer.input_grid(x)
         weight, bias = self.layer.weight_and_bias()
         y = product(x, weight, bias, self.layer.geometry)
-        found = y.transpose(0, 1).flatten(1) if y.ndim == 4 else y.flatten(0, -2).T
+        found = y.transpose(0, 1).flatten(1) if weight.ndim == 4 else y.flatten(0, -2).T
         return (found.mean(1), found.var(1)), found.shape[1]
 
     @torch.no_grad()

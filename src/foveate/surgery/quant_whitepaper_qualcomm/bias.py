@@ -81,7 +81,7 @@ class CorrectBias(Edit):
 
 def _as_one(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
     """One batch of all images, unless they differ in size or make maps that are too large."""
-    if len({batch.shape[1:] for batch in batches}) > 1:
+    if len(batches) == 1 or len({batch.shape[1:] for batch in batches}) > 1:
         return batches
     largest = max(shape.numel() for pair in shapes_at(model, batches[0]).values() for shape in pair)
     images = sum(len(batch) for batch in batches)
