@@ -66,7 +66,7 @@ def in_float(model: nn.Module, images: Tensor) -> Program:
 def int8_by_foveate(model: nn.Module, images: Tensor) -> Program:
     """Ranges by mean squared error, biases corrected, stored in 8 bits; run by OpenVINO."""
     batches = images.split(128)
-    simulate = Simulate(weight_bits=fitting_bits(), before_activations=False)
+    simulate = Simulate(weight_bits=fitting_bits(), every_output=False)
     quantised, _ = simulate.apply(model, batches)
     quantised, _ = CorrectBias().apply(quantised, batches)
     quantised, _ = Store().apply(quantised)

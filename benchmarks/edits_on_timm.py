@@ -227,10 +227,10 @@ def sheet(found: list[Found]) -> Sheet:
         says=f"All edits that the package has, with their defaults (but few steps, a quarter of "
         "the channels where a share is taken, and nine tenths of the time for `Deactivate`), on "
         f"{len(names)} networks with random weights ({', '.join(names)}). An edit *works* where it "
-        "changed something and the edited network, saved as safetensors and JSON and loaded by another process, gave the "
-        "same outputs bit for bit; it *refuses* with a sentence that says why; anything else "
-        "*fails*. Parts are what the edit looked at (layers, or groups of channels), over all "
-        "networks where it works.",
+        "changed something and the edited network, saved as safetensors and JSON and loaded by "
+        "another process, gave the same outputs bit for bit; it *refuses* with a sentence that "
+        "says why; anything else *fails*. Parts are what the edit looked at (layers, or groups of "
+        "channels), over all networks where it works.",
         columns=["edit", "after", "works", "refuses", "fails", "parts changed", "seconds, median"],
         facts=[dataclasses.asdict(one) for one in found],
     )

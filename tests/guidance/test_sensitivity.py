@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from foveate.deploy.overflow import fitting_bits
 from foveate.guidance.sensitivity import (
     NO_TIME,
     Probe,
@@ -90,9 +89,10 @@ def test_what_costs_nothing_goes_first(net, images):
 
 
 def test_each_layer_is_rounded_alone(net, images):
-    rows = of_integers(net, [images], Probe(net, images, None), always)
+    simulate = Simulate(every_output=False)
+    rows = of_integers(net, simulate, [images], Probe(net, images, None), always)
     assert [row.part for row in rows] == ["0", "2", "4", "8"]
-    simulated, _ = Simulate(weight_bits=fitting_bits()).apply(net, images)
+    simulated, _ = simulate.apply(net, images)
     for name, module in simulated.named_modules():
         if hasattr(module, "on") and not name.startswith("8."):
             module.on = False
@@ -132,7 +132,7 @@ def test_time_runs_out(net, images):
     widths = Widths(net, images, probe, lambda: next(left, False))
     assert sum(row.why == NO_TIME for row in widths.rows) == 5
     assert set(widths.groups) == {"0", "2", "4"}  # each was measured at a half, which comes first
-    rows = of_integers(net, [images], probe, lambda: False)
+    rows = of_integers(net, Simulate(), [images], probe, lambda: False)
     assert {row.why for row in rows} == {NO_TIME}
     known = Sensitivity("Store", "4", "4 bits", lost=widths.rows[0].lost, divergence=0.1)
     assert ranked([*rows[:2], known]) == ["4", "0", "2"]

@@ -8,6 +8,7 @@ from foveate.guidance.bench import Lost
 from foveate.guidance.sensitivity import Sensitivity
 from foveate.guidance.space import Choice, Space
 from foveate.surgery.lineage import lineage
+from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate
 
 LAYERS = ("backbone.0", "backbone.3", "backbone.6", "backbone.11")
 
@@ -21,7 +22,7 @@ def rows(measured=4):
 
 
 def space(model, digits, integers):
-    return Space(model, 1, seen_by_edits(model, digits, 32), None, integers, [], None)
+    return Space(model, 1, seen_by_edits(model, digits, 32), None, Simulate(), integers, [], None)
 
 
 def test_a_corrected_composition_is_made_by_its_edits(trained, digits):

@@ -111,14 +111,16 @@ TAKERS = {
     "silu": lambda m, x: F.silu(m.n(m.a(x))),
     "sigmoid": lambda m, x: m.b(x) * m.a(x).sigmoid(),
     "hardswish": lambda m, x: F.hardswish(m.a(x).relu()),
-    "": lambda m, x: F.gelu(y := m.a(x)) + y,
+    "gelu add": lambda m, x: F.gelu(y := m.a(x)) + y,
+    "cat conv2d": lambda m, x: torch.cat([y := m.a(x), m.b(y)], 1),
+    "": lambda m, x: m.a(x).relu(),
 }
 
 
-@pytest.mark.parametrize("taker", TAKERS)
-def test_what_alone_takes_an_output(taker):
-    found = chains(Wired(TAKERS[taker]).eval(), torch.randn(1, 3, 4, 4))
-    assert found["a"].taker == taker
+@pytest.mark.parametrize("takers", TAKERS)
+def test_what_takes_an_output(takers):
+    found = chains(Wired(TAKERS[takers]).eval(), torch.randn(1, 3, 4, 4))
+    assert found["a"].takers == set(takers.split(" "))
 
 
 class FromOutside(torch.autograd.Function):

@@ -16,6 +16,7 @@ from foveate.compress import JUDGES, evenly, seen_by_edits
 from foveate.data import Augment, Dataset, Split
 from foveate.deploy.export import SEARCH_BYTES
 from foveate.deploy.images import split_input
+from foveate.deploy.overflow import fitting_bits
 from foveate.deploy.started import Runtime
 from foveate.errors import FoveateError, require
 from foveate.guidance.bench import Bench, Stopwatch
@@ -36,6 +37,7 @@ from foveate.measure import machine
 from foveate.ops.merge import is_mergeable, merge
 from foveate.surgery.channels.remove import Remove
 from foveate.surgery.lineage import lineage
+from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate
 from foveate.train import Recipe, train
 from foveate.train.gpusq_vit import DistilFromDense
 from foveate.vision import VisionModel
@@ -174,13 +176,14 @@ def _looked_at(
             raise FoveateError("no channel of it can go")
         return found[0].rows
 
+    simulate = Simulate(weight_bits=fitting_bits(), every_output=bench.runtime == "ONNX Runtime")
     # numbers are rounded in merged layers, so these are the ones whose sensitivity counts
     whole = merge(copy.deepcopy(model)) if is_mergeable(model) else model
     rows: dict[str, list[Sensitivity]] = {}
     refused = []
     steps: dict[str, Callable[[], list[Sensitivity]]] = {
         "Remove": widths,
-        "Simulate": partial(of_integers, whole, batches, probe, go_on),
+        "Simulate": partial(of_integers, whole, simulate, batches, probe, go_on),
         "Store": partial(of_storage, whole, probe, go_on),
     }
     if whole is not model:
@@ -201,6 +204,7 @@ def _looked_at(
         bench.original_macs,
         batches,
         found[0] if found else None,
+        simulate,
         rows["Simulate"],
         rows["Store"],
         tune,

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foveate.deploy.overflow import fitting_bits
 from foveate.errors import FoveateError
 from foveate.guidance.bench import Lost
 from foveate.surgery.channels.remove import Proof, cut, evaluating, two
@@ -88,13 +87,13 @@ def of_merging(model: nn.Module, probe: Probe) -> list[Sensitivity]:
 
 
 def of_integers(
-    model: nn.Module, batches: list[Tensor], probe: Probe, go_on: GoOn
+    model: nn.Module, simulate: Simulate, batches: list[Tensor], probe: Probe, go_on: GoOn
 ) -> list[Sensitivity]:
     """What each layer costs whose weights and activations alone are rounded to 8 bits.
 
     Raises: FoveateError if no layer can be.
     """
-    rounded, _ = Simulate(weight_bits=fitting_bits()).apply(model, batches)
+    rounded, _ = simulate.apply(model, batches)
     rows = []
     for name, layer in simulated(rounded).items():
         own = {module for module in layer.modules() if isinstance(module, Quantiser)}

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from foveate.deploy.overflow import fitting_bits
 from foveate.guidance.norms import renormed
 from foveate.guidance.sensitivity import Sensitivity, Widths, ranked
 from foveate.ops.merge import is_mergeable
@@ -64,6 +63,7 @@ class Space:
         macs: multiply-adds of an image.
         batches: that edits look at.
         widths: what channels cost, or None if none can go.
+        simulate: rounds weights and activations.
         integers, storage: what rounded layers cost; empty if none can be. Correcting biases
             may take as long as finding that out: it is tried where there was time for all layers.
         tune: trains a model and returns it, or None.
@@ -78,12 +78,13 @@ class Space:
         macs: int,
         batches: list[Tensor],
         widths: Widths | None,
+        simulate: Simulate,
         integers: list[Sensitivity],
         storage: list[Sensitivity],
         tune: Callable[[VisionModel], VisionModel] | None,
     ) -> None:
         self._model, self._macs, self._batches = model, macs, batches
-        self._widths, self._tune = widths, tune
+        self._widths, self._simulate, self._tune = widths, simulate, tune
         self._sensitive = {"int8": ranked(integers), "weights4": ranked(storage)}
         self._sensitive["weights8"] = self._sensitive["weights4"]
         narrower = widths is not None and widths.groups
@@ -147,7 +148,7 @@ class Space:
             model = self._apply(Fold(), model)
         skip = self.left_as_they_are(choice)
         if choice.numbers == "int8":
-            model = self._apply(Simulate(weight_bits=fitting_bits(), skip=skip), model)
+            model = self._apply(replace(self._simulate, skip=skip), model)
             if choice.corrected:
                 model = self._apply(CorrectBias(), model)
             return self._apply(Store(skip=_plain(model)), model)

@@ -46,7 +46,8 @@ class Chain:
         last: whether no layer comes after it.
         maker: name of the function that made its input, moved at most, such as "gelu"; ""
             where that is the model's own.
-        taker: name of the function that alone takes its output, behind norm and ReLU, or "".
+        takers: names of the functions that take its output, behind norm and ReLU; "" is whoever
+            calls the model.
         constant: whether its input comes from the model's numbers alone, and from no image.
     """
 
@@ -60,7 +61,7 @@ class Chain:
     first: bool
     last: bool
     maker: str
-    taker: str
+    takers: frozenset[str]
     constant: bool
 
 
@@ -99,13 +100,13 @@ def chains(
         if len(visits) == 1:
             top, after = watch.clip_of(after)
         source = watch.source(before, ends) if len(visits) == 1 else None
-        taker = watch.taker(after) if len(visits) == 1 else ""
+        takers = watch.takers(after) if len(visits) == 1 else frozenset[str]()
         ends[after] = name
         shape = watch.shapes[visits[-1][1]]
         first, last = watch.is_first(visits), watch.is_last(visits)
         found[name] = Chain(
             *(name, layer, norm, top, source, shape, len(visits), first, last),
-            *(watch.maker(before), taker, watch.is_constant(visits, own)),
+            *(watch.maker(before), takers, watch.is_constant(visits, own)),
         )
     return found
 
@@ -298,10 +299,9 @@ class _Watch(TorchFunctionMode):
             value = call.takes[0]
         return ""
 
-    def taker(self, value: int) -> str:
-        """Name of the function that alone takes a value, or ""."""
-        call = self._only_use(value)
-        return "" if call is None else call.name
+    def takers(self, value: int) -> frozenset[str]:
+        """Names of the functions that take a value."""
+        return frozenset(call.name for call in self.uses[value])
 
     def readers(self, value: int, takers: dict[int, list[str]]) -> list[str] | None:
         """The layers that take a value, moved or averaged at most, if nothing else does."""

@@ -51,20 +51,64 @@ def test_with_extremes_it_is_what_integers_compute(net, images, channels):
     torch.testing.assert_close(ours(images), integers(images), atol=0.02, rtol=0.02)
 
 
-@pytest.mark.parametrize("act", [nn.SiLU(), nn.GELU(), nn.Hardswish(inplace=True)])
-def test_what_an_activation_takes_need_not_be_rounded(act):
+class Ends(nn.Module):
+    """Two layers between which lies something, and a shortcut around both."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 3, 1)
+        self.between = between
+
+    def forward(self, x):
+        return x + self.last(self.between(self.norm(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    ("between", "taken"),
+    [
+        (nn.SiLU(), False),
+        (nn.Hardswish(inplace=True), False),
+        (nn.AvgPool2d(1), False),
+        (nn.ReLU(), True),
+        (nn.MaxPool2d(1), True),
+    ],
+)
+def test_outputs_that_no_layer_takes_need_not_be_rounded(between, taken):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), act, nn.Conv2d(6, 4, 1)).eval()
-    images = torch.randn(4, 3, 5, 5)
+    net, images = Ends(between).eval(), torch.randn(4, 3, 5, 5)
     rounded, _ = Simulate().apply(net, images)
-    assert rounded[0].output_grid is not None
-    ours, _ = Simulate(before_activations=False).apply(net, images)
-    assert ours[0].output_grid is None
-    assert ours[3].input_grid is not None
-    assert ours[3].output_grid is not None
+    assert rounded.first.output_grid is not None
+    assert rounded.last.output_grid is not None
+    ours, _ = Simulate(every_output=False).apply(net, images)
+    assert (ours.first.output_grid is not None) == taken
+    assert (ours.last.input_grid is None) == taken
+    assert ours.last.output_grid is None
     again = replay(copy.deepcopy(net), lineage(ours))
     again.load_state_dict(ours.state_dict())
     assert torch.equal(again(images), ours(images))
+
+
+class Joined(nn.Module):
+    """A network whose last layer takes what two others made, side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.last = (nn.Conv2d(c, 3, 1) for c in (3, 3, 6))
+
+    def forward(self, x):
+        return self.last(torch.cat([self.left(x).relu(), self.right(x)], 1))
+
+
+def test_outputs_that_are_concatenated_are_rounded_in_any_case():
+    ours, _ = Simulate(every_output=False).apply(Joined().eval(), torch.randn(4, 3, 5, 5))
+    rounded = {name: layer.output_grid is not None for name, layer in simulated(ours).items()}
+    assert rounded == {"left": True, "right": True, "last": False}
+
+
+def test_layers_whose_takers_stay_as_they_are_need_not_be_rounded():
+    net = Ends(nn.ReLU()).eval()
+    ours, _ = Simulate(every_output=False, skip=("last",)).apply(net, torch.randn(4, 3, 5, 5))
+    assert ours.first.output_grid is None
 
 
 class Placed(nn.Module):

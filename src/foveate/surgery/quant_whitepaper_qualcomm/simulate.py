@@ -30,9 +30,8 @@ from foveate.surgery.quant_whitepaper_qualcomm.ranges import (
     set_range,
 )
 
-ACTIVATIONS = {"leaky_relu", "prelu", "elu", "celu", "selu", "gelu", "silu", "mish"}
-ACTIVATIONS |= {"sigmoid", "tanh", "softplus", "hardswish", "hardsigmoid"}
-"""Functions that runtimes compute with the layer before them, on its sums as they are."""
+CONCATENATIONS = {"cat", "concat", "concatenate"}
+"""Functions that runtimes compute in integers where what they take is on grids."""
 
 Switch = Callable[[Quantiser], bool]
 """Which quantisers round."""
@@ -61,9 +60,9 @@ class Simulate(Edit):
         percentile: for setters of that name.
         per_channel: a range for each output channel's weights, or one a layer.
         symmetric: weights' grids have zero in their middle. Activations' never have.
-        before_activations: round outputs that GELU, SiLU or the like takes, too. ONNX Runtime
-            computes their layers in integers only then; OpenVINO does in any case, and without
-            it answers are nearer.
+        every_output: round all outputs, and not only those that a layer or a concatenation takes.
+            ONNX Runtime computes the layers before GELU, sums and the like in integers only then;
+            OpenVINO does in any case, and without it answers are nearer and programs faster.
         skip: names of layers to leave as they are, or patterns of them.
 
     Raises: FoveateError that names the field, or the layer of `skip` that is not there.
@@ -77,7 +76,7 @@ class Simulate(Edit):
     percentile: float = 99.99
     per_channel: bool = True
     symmetric: bool = True
-    before_activations: bool = True
+    every_output: bool = True
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -107,10 +106,16 @@ class Simulate(Edit):
             for line in cover(model, found, self.skip, self._told)
         ]
         wanted = {line.name for line in coverage if line.changed}
+        chosen = [chain for chain in found.values() if chain.name in wanted]
+        sources = {chain.source for chain in chosen}
         links = [
-            {**link_of(chain), "last": chain.last, "maker": chain.maker, "taker": chain.taker}
-            for chain in found.values()
-            if chain.name in wanted
+            {
+                **link_of(chain),
+                "last": chain.last,
+                "maker": chain.maker,
+                "taken": chain.name in sources or not CONCATENATIONS.isdisjoint(chain.takers),
+            }
+            for chain in chosen
         ]
         return {"layers": links}, coverage
 
@@ -128,7 +133,7 @@ class Simulate(Edit):
             source = link["source"] if link["source"] in done else None
             top = None if link["top"] is None else float(link["top"])
             simulated = SimulatedLayer(layer, top, source, self).train(layer.training)
-            if not self.before_activations and link["taker"].rstrip("_") in ACTIVATIONS:
+            if not (self.every_output or link["taken"]):
                 simulated.output_grid = None
             model.set_submodule(link["name"], simulated)
             done.add(link["name"])
