@@ -71,10 +71,10 @@ def _steps(bits: int) -> dict[str, list[Edit]]:
         "extremes": [plain],
         "least squares": [simulate],
         "equalised": equalised,
-        "biases corrected": [*equalised, CorrectBias()],
+        "biases corrected": [*equalised, CorrectBias(shrink=False)],
     }
     if bits < 8:  # at 8 there is nothing left to win
-        found["AdaRound"] = [*equalised, AdaRound(steps=100), CorrectBias()]
+        found["AdaRound"] = [*equalised, AdaRound(steps=100), CorrectBias(shrink=False)]
     return found
 
 

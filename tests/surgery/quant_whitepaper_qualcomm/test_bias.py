@@ -46,7 +46,8 @@ def test_no_mean_error_is_left(net, images, monkeypatch, most_bytes):
     """Whether images pass together, or batch by batch."""
     monkeypatch.setattr(bias, "MOST_BYTES", most_bytes)
     rounded, _ = Simulate(weight_bits=3, activation_bits=4).apply(net, images)
-    corrected, coverage = CorrectBias().apply(rounded, [images[:9], images[9:]])
+    edit = CorrectBias(shrink=False)
+    corrected, coverage = edit.apply(rounded, [images[:9], images[9:]])
     assert all(line.changed for line in coverage)
     wanted = means(rounded, images, False)
     for model, near in ((rounded, False), (corrected, True)):
@@ -58,10 +59,66 @@ def test_no_mean_error_is_left(net, images, monkeypatch, most_bytes):
 def test_images_may_differ_in_size(net, images):
     rounded, _ = Simulate(weight_bits=4).apply(net, images)
     batches = [images, images[..., 2:-2, 2:-2]]
-    corrected, _ = CorrectBias().apply(rounded, batches)
-    twice, _ = CorrectBias().apply(corrected, batches)
+    corrected, _ = CorrectBias(shrink=False).apply(rounded, batches)
+    twice, _ = CorrectBias(shrink=False).apply(corrected, batches)
     for name, layer in simulated(corrected).items():
         torch.testing.assert_close(simulated(twice)[name].bias, layer.bias, rtol=0, atol=1e-5)
+
+
+class Rows(nn.Module):
+    """A linear layer that takes the rows of images, those of all images behind one another."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = nn.Linear(6, 40)
+
+    def forward(self, x):
+        return self.layer(x.flatten(0, 1)).view(*x.shape[:2], -1)
+
+
+def rounded_rows(images):
+    """A model whose rounded weights are off, and by how much each image's means are too low."""
+    rounded, _ = Simulate(weight_bits=3, activation_bits=None).apply(Rows(), images)
+    error = rounded.layer.plain_weight - rounded.layer.rounded_weight()
+    return rounded, (images @ error.T).mean(1).detach()
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(1, 1), (1, 4), (5, 1)])
+def test_means_are_corrected_by_less_the_more_of_them_is_chance(rows, parts):
+    images = torch.randn(24, rows, 6, generator=torch.Generator().manual_seed(0)) + 0.2
+    rounded, above = rounded_rows(images)
+    corrected, _ = CorrectBias().apply(rounded, list(images.chunk(parts)))
+    mean, deviation = above.mean(0), above.std(0)
+    factor = 1 - deviation.square().sum() / 24 / mean.square().sum()
+    assert 0.1 < factor < 0.95
+    torch.testing.assert_close(corrected.layer.bias, rounded.layer.bias + factor * mean)
+
+
+def test_what_is_chance_alone_is_not_corrected():
+    images = torch.randn(24, 1, 6, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([images, -images + 1e-3])
+    rounded, above = rounded_rows(images)
+    assert above.mean(0).abs().max() > 0
+    corrected, _ = CorrectBias().apply(rounded, images)
+    assert torch.equal(corrected.layer.bias, rounded.layer.bias)
+    one, _ = CorrectBias().apply(rounded, images[:1])  # which cannot tell what is chance
+    torch.testing.assert_close(one.layer.bias, rounded.layer.bias + above[0])
+
+
+def test_few_images_do_less_harm(net):
+    """On other images, over draws: what is left of the means' error."""
+    others = torch.randn(256, 3, 12, 12, generator=torch.Generator().manual_seed(7))
+    left = {True: 0.0, False: 0.0}
+    for seed in range(5):
+        few = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+        rounded, _ = Simulate(weight_bits=4).apply(net, others)
+        wanted = means(rounded, others, False)
+        for shrink in left:
+            corrected, _ = CorrectBias(shrink=shrink).apply(rounded, few)
+            found = means(corrected, others, True)
+            left[shrink] += sum((found[n] - wanted[n]).square().sum().item() for n in wanted)
+    assert left[True] < left[False]
 
 
 def test_a_cut_off_normal_variable():

@@ -1,6 +1,7 @@
 """Bias correction: the mean that rounding adds to a layer's outputs, taken away again.
 
-Source: quant_whitepaper_qualcomm (arXiv 2106.08295, section 3.3).
+Source: quant_whitepaper_qualcomm (arXiv 2106.08295, section 3.3). Shrinkage, which the paper does
+not know: W. James and C. Stein, "Estimation with Quadratic Loss", 1961.
 """
 
 from collections.abc import Iterable
@@ -42,11 +43,15 @@ class CorrectBias(Edit):
             corrected already: what every earlier error adds is taken away, too. "analytic"
             computes what the error of a layer's weights adds from the distribution that the norm
             of the layer before says its outputs have; images show which layer comes before only.
+        shrink: correct measured means by less, the more of what they differ by is chance, as far
+            as images that differ among each other tell (James and Stein). Few images, or layers
+            that see one place of each, would add more error than they take away.
 
     Raises: FoveateError if `how` is neither.
     """
 
     how: Literal["empirical", "analytic"] = "empirical"
+    shrink: bool = True
 
     def __post_init__(self) -> None:
         if self.how not in ("empirical", "analytic"):
@@ -70,7 +75,8 @@ class CorrectBias(Edit):
     @torch.no_grad()
     def fit(self, model: nn.Module, plan: Plan, data: Images) -> None:
         if self.how == "empirical":
-            _correct_measured(model, plan["layers"], _as_one(model, list(self.batches(data))))
+            batches = _as_one(model, list(self.batches(data)))
+            _correct_measured(model, plan["layers"], batches, self.shrink)
             return
         layers = simulated(model)
         for name in plan["layers"]:
@@ -90,22 +96,25 @@ def _as_one(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
     return [torch.cat(batches)]
 
 
-def _correct_measured(model: nn.Module, names: list[str], batches: list[Tensor]) -> None:
+def _correct_measured(
+    model: nn.Module, names: list[str], batches: list[Tensor], shrink: bool
+) -> None:
     """Give the outputs of layers, in the order of their calls, the means they had on batches.
 
     One batch passes once, as a layer can be corrected just before it is called; several must all
     reach a layer before those behind it get to see it corrected, and pass once for each.
     """
     layers = simulated(model)
-    before = {layer: _OutputMean(layer) for layer in layers.values()}
+    before = {layer: _OutputMeans(layer) for layer in layers.values()}
     for batch in batches:
-        watch(model, batch, lambda name, taken, _: before[layers[name]].add(taken))
+        images = len(batch)
+        watch(model, batch, lambda name, x, _, n=images: before[layers[name]].add(x, n))
 
     def correct(layer: SimulatedLayer, inputs: Iterable[Tensor]) -> None:
-        now = _OutputMean(layer)
-        for x in inputs:
-            now.add(x)
-        layer.bias.add_(before[layer].less(now))
+        now = _OutputMeans(layer)
+        for batch, x in zip(batches, inputs, strict=True):
+            now.add(x, len(batch))
+        layer.bias.add_(before[layer].less(now, shrink))
 
     wanted = [layers[name] for name in names]
     with switched(model, all_of_them):
@@ -121,8 +130,8 @@ def _correct_measured(model: nn.Module, names: list[str], batches: list[Tensor])
                 hook.remove()
 
 
-class _OutputMean:
-    """The mean of each of a layer's outputs before its ReLU, as its weights are while it looks.
+class _OutputMeans:
+    """The means of each of a layer's outputs before its ReLU, as its weights are while it looks.
 
     Args:
         layer: whose.
@@ -130,20 +139,29 @@ class _OutputMean:
 
     def __init__(self, layer: SimulatedLayer) -> None:
         self._layer = layer
-        self._total, self._count = torch.zeros(len(layer.bias), dtype=torch.float64), 0
+        self._means: list[Tensor] = []
+        self._counts: list[Tensor] = []
 
-    def add(self, x: Tensor) -> None:
-        """Look at what the layer makes of a batch."""
+    def add(self, x: Tensor, images: int) -> None:
+        """Look at what the layer makes of a batch of so many images."""
         layer = self._layer
         x = x if layer.input_grid is None else layer.input_grid(x)
         y = product(x, *layer.weight_and_bias(), layer.geometry)
         y = y.transpose(0, 1).flatten(1) if layer.weight.ndim == 4 else y.flatten(0, -2).T
-        self._total += y.double().sum(1).cpu()
-        self._count += y.shape[1]
+        # those of each image lie side by side, also where it comes in windows
+        y = y.unflatten(1, (images if y.shape[1] % images == 0 else 1, -1))
+        self._means.append(y.double().mean(2).cpu())
+        self._counts.append(torch.full(y.shape[1:2], y.shape[2], dtype=torch.float64))
 
-    def less(self, other: "_OutputMean") -> Tensor:
-        """By how much it is above another, as the layer's bias is held."""
-        return (self._total / self._count - other._total / other._count).to(self._layer.bias)
+    def less(self, other: "_OutputMeans", shrink: bool) -> Tensor:
+        """By how much they are above others, as the layer's bias is held."""
+        above = torch.cat(self._means, 1) - torch.cat(other._means, 1)
+        counts = torch.cat(self._counts)
+        mean = above @ counts / counts.sum()
+        if shrink and len(counts) > 1:
+            chance = above.var(1).sum() / len(counts)
+            mean *= (1 - chance / mean.square().sum().clamp(min=1e-30)).clamp(min=0)
+        return mean.to(self._layer.bias)
 
 
 def clipped_normal_mean(mean: Tensor, deviation: Tensor, top: float) -> Tensor:
