@@ -18,6 +18,7 @@ from foveate.surgery.quant_whitepaper_qualcomm.simulate import Simulate
 from foveate.train import evaluate
 from foveate.vision import Preprocess, VisionModel
 
+AS_PUBLISHED = CorrectBias(how="empirical", shrink=False)
 CALIBRATION = 4
 """Batches of training images that edits look at."""
 DECADES = 2.0
@@ -71,10 +72,10 @@ def _steps(bits: int) -> dict[str, list[Edit]]:
         "extremes": [plain],
         "least squares": [simulate],
         "equalised": equalised,
-        "biases corrected": [*equalised, CorrectBias(shrink=False)],
+        "biases corrected": [*equalised, AS_PUBLISHED],
     }
     if bits < 8:  # at 8 there is nothing left to win
-        found["AdaRound"] = [*equalised, AdaRound(steps=100), CorrectBias(shrink=False)]
+        found["AdaRound"] = [*equalised, AdaRound(steps=100), AS_PUBLISHED]
     return found
 
 

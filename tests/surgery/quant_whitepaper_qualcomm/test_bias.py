@@ -9,6 +9,7 @@ from foveate.surgery.quant_whitepaper_qualcomm import bias
 from foveate.surgery.quant_whitepaper_qualcomm.bias import CorrectBias, clipped_normal_mean
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     Simulate,
+    all_of_them,
     none,
     simulated,
     switched,
@@ -17,14 +18,17 @@ from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
 pytestmark = pytest.mark.paper("quant_whitepaper_qualcomm")
 
 
-def means(model, images, rounded):
-    """Of each layer's outputs before its ReLU, in float64, by hooks of our own."""
+AS_PUBLISHED = CorrectBias(how="empirical", shrink=False)
+
+
+def means(model, images, rounded, behind=False):
+    """Of each layer's outputs, before or behind its ReLU, in float64, by hooks of our own."""
     found = {}
 
     def look(name):
         def hook(layer, args, out):
             x = args[0] if layer.input_grid is None else layer.input_grid(args[0])
-            top, layer.top = layer.top, None
+            top, layer.top = layer.top, layer.top if behind else None
             on, layer.output_grid.on = layer.output_grid.on, False
             y = type(layer).forward(layer, args[0])
             layer.top, layer.output_grid.on = top, on
@@ -34,24 +38,25 @@ def means(model, images, rounded):
         return hook
 
     handles = [m.register_forward_hook(look(name)) for name, m in simulated(model).items()]
-    with torch.no_grad(), switched(model, (lambda grid: True) if rounded else none):
+    with torch.no_grad(), switched(model, all_of_them if rounded else none):
         model(images)
     for handle in handles:
         handle.remove()
     return found
 
 
+@pytest.mark.parametrize("how", ["behind", "empirical"])
 @pytest.mark.parametrize("most_bytes", [bias.MOST_BYTES, 1])
-def test_no_mean_error_is_left(net, images, monkeypatch, most_bytes):
+def test_no_mean_error_is_left(net, images, monkeypatch, most_bytes, how):
     """Whether images pass together, or batch by batch."""
     monkeypatch.setattr(bias, "MOST_BYTES", most_bytes)
     rounded, _ = Simulate(weight_bits=3, activation_bits=4).apply(net, images)
-    edit = CorrectBias(shrink=False)
+    edit = CorrectBias(how=how, shrink=False)
     corrected, coverage = edit.apply(rounded, [images[:9], images[9:]])
     assert all(line.changed for line in coverage)
-    wanted = means(rounded, images, False)
+    wanted = means(rounded, images, False, how == "behind")
     for model, near in ((rounded, False), (corrected, True)):
-        found = means(model, images, True)
+        found = means(model, images, True, how == "behind")
         worst = max((found[name] - wanted[name]).abs().max().item() for name in wanted)
         assert (worst < 1e-5) == near
 
@@ -59,8 +64,8 @@ def test_no_mean_error_is_left(net, images, monkeypatch, most_bytes):
 def test_images_may_differ_in_size(net, images):
     rounded, _ = Simulate(weight_bits=4).apply(net, images)
     batches = [images, images[..., 2:-2, 2:-2]]
-    corrected, _ = CorrectBias(shrink=False).apply(rounded, batches)
-    twice, _ = CorrectBias(shrink=False).apply(corrected, batches)
+    corrected, _ = AS_PUBLISHED.apply(rounded, batches)
+    twice, _ = AS_PUBLISHED.apply(corrected, batches)
     for name, layer in simulated(corrected).items():
         torch.testing.assert_close(simulated(twice)[name].bias, layer.bias, rtol=0, atol=1e-5)
 
@@ -115,10 +120,34 @@ def test_few_images_do_less_harm(net):
         rounded, _ = Simulate(weight_bits=4).apply(net, others)
         wanted = means(rounded, others, False)
         for shrink in left:
-            corrected, _ = CorrectBias(shrink=shrink).apply(rounded, few)
+            corrected, _ = CorrectBias(how="empirical", shrink=shrink).apply(rounded, few)
             found = means(corrected, others, True)
             left[shrink] += sum((found[n] - wanted[n]).square().sum().item() for n in wanted)
     assert left[True] < left[False]
+
+
+def test_some_values_tell_how_means_follow_biases(net, images, monkeypatch):
+    monkeypatch.setattr(bias, "SOME", 128)
+    rounded, _ = Simulate(weight_bits=3).apply(net, images)
+    corrected, _ = CorrectBias(shrink=False).apply(rounded, images)
+    wanted = means(rounded, images, False, behind=True)
+    before, after = (means(model, images, True, behind=True) for model in (rounded, corrected))
+    off = [sum((m[n] - wanted[n]).square().sum() for n in wanted) for m in (before, after)]
+    assert off[1] < 0.02 * off[0]
+
+
+def test_channels_that_are_off_stay_off_and_those_that_were_come_back():
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU())
+    images = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) + 0.5
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.copy_(torch.tensor([-5.0, 1.0, 0.0]))
+    rounded, _ = Simulate(activation_bits=None).apply(net, images)
+    with torch.no_grad():
+        rounded[0].bias += torch.tensor([6.0, -4.0, 0.25])  # as if rounding had done it
+    corrected, _ = CorrectBias(shrink=False).apply(rounded, images)
+    torch.testing.assert_close(corrected(images), net(images), atol=1e-4, rtol=0)
+    assert corrected[0].bias[0].item() == pytest.approx(-images.max().item(), abs=1e-2)
 
 
 def test_a_cut_off_normal_variable():

@@ -22,6 +22,7 @@ from foveate.surgery.quant_whitepaper_qualcomm.quantiser import Quantiser
 from foveate.surgery.quant_whitepaper_qualcomm.ranges import Sample
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
     SimulatedLayer,
+    all_of_them,
     fill,
     none,
     simulated,
@@ -109,7 +110,7 @@ class MixBits(Edit):
             for name, number in bits.items():
                 grids[name].bits = number
                 grids[name].load_state_dict(states[name, number])
-            with switched(model, lambda grid: True):
+            with switched(model, all_of_them):
                 found = torch.cat([model(batch) for batch in batches]).log_softmax(-1)
             return (wanted.exp() * (wanted - found)).sum(-1).mean().item()
 
@@ -134,7 +135,7 @@ class MixBits(Edit):
                 sizes[name] = sizes.get(name, 0) + args[0].numel() // share
 
             handles.append(grid.register_forward_pre_hook(look))
-        with switched(model, lambda grid: True):
+        with switched(model, all_of_them):
             model(x)
         for handle in handles:
             handle.remove()

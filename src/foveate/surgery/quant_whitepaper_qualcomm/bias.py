@@ -1,7 +1,8 @@
 """Bias correction: the mean that rounding adds to a layer's outputs, taken away again.
 
-Source: quant_whitepaper_qualcomm (arXiv 2106.08295, section 3.3). Shrinkage, which the paper does
-not know: W. James and C. Stein, "Estimation with Quadratic Loss", 1961.
+Source: quant_whitepaper_qualcomm (arXiv 2106.08295, section 3.3). The paper measures before ReLUs
+and takes all that it measures for true; here that is one way of several. Shrinkage: W. James and
+C. Stein, "Estimation with Quadratic Loss", 1961.
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.edit import Covered, Edit, Images, Plan
-from foveate.surgery.layers import product
+from foveate.surgery.layers import cut_off, product
 from foveate.surgery.quant_whitepaper_qualcomm.folding import expected
 from foveate.surgery.quant_whitepaper_qualcomm.inputs import reaching
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
@@ -31,6 +32,8 @@ from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
 
 MOST_BYTES = 2**30
 """Of the largest maps of all images: with more than that, they do not pass the model together."""
+SOME = 4096
+"""Values of each channel that tell how the mean behind a ReLU follows the bias."""
 
 
 @implements("quant_whitepaper_qualcomm")
@@ -39,23 +42,25 @@ class CorrectBias(Edit):
     """Change biases of a simulated model so that its layers' outputs have the means they had.
 
     Args:
-        how: "empirical" measures means on images, layer by layer, behind layers that are
-            corrected already: what every earlier error adds is taken away, too. "analytic"
-            computes what the error of a layer's weights adds from the distribution that the norm
-            of the layer before says its outputs have; images show which layer comes before only.
+        how: "behind" measures means on images, layer by layer, behind layers that are corrected
+            already: what every earlier error adds is taken away, too. Means are those of what
+            comes next, so behind a ReLU that the layer has. "empirical", the paper's, measures
+            before it. "analytic" computes what the error of a layer's weights adds from the
+            distribution that the norm of the layer before says its outputs have; images show
+            which layer comes before only.
         shrink: correct measured means by less, the more of what they differ by is chance, as far
             as images that differ among each other tell (James and Stein). Few images, or layers
             that see one place of each, would add more error than they take away.
 
-    Raises: FoveateError if `how` is neither.
+    Raises: FoveateError if `how` is none of these.
     """
 
-    how: Literal["empirical", "analytic"] = "empirical"
+    how: Literal["behind", "empirical", "analytic"] = "behind"
     shrink: bool = True
 
     def __post_init__(self) -> None:
-        if self.how not in ("empirical", "analytic"):
-            raise FoveateError(f"how is {self.how!r}: give empirical or analytic")
+        if self.how not in ("behind", "empirical", "analytic"):
+            raise FoveateError(f"how is {self.how!r}: give behind, empirical or analytic")
 
     def decide(self, model: nn.Module, data: Images) -> tuple[Plan, list[Covered]]:
         x = next(self.batches(data))
@@ -74,9 +79,9 @@ class CorrectBias(Edit):
 
     @torch.no_grad()
     def fit(self, model: nn.Module, plan: Plan, data: Images) -> None:
-        if self.how == "empirical":
+        if self.how != "analytic":
             batches = _as_one(model, list(self.batches(data)))
-            _correct_measured(model, plan["layers"], batches, self.shrink)
+            _correct_measured(model, plan["layers"], batches, self)
             return
         layers = simulated(model)
         for name in plan["layers"]:
@@ -97,7 +102,7 @@ def _as_one(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
 
 
 def _correct_measured(
-    model: nn.Module, names: list[str], batches: list[Tensor], shrink: bool
+    model: nn.Module, names: list[str], batches: list[Tensor], edit: CorrectBias
 ) -> None:
     """Give the outputs of layers, in the order of their calls, the means they had on batches.
 
@@ -105,16 +110,24 @@ def _correct_measured(
     reach a layer before those behind it get to see it corrected, and pass once for each.
     """
     layers = simulated(model)
-    before = {layer: _OutputMeans(layer) for layer in layers.values()}
+    tops = {layer: layer.top if edit.how == "behind" else None for layer in layers.values()}
+    before = {layer: _Means() for layer in layers.values()}
     for batch in batches:
-        images = len(batch)
-        watch(model, batch, lambda name, x, _, n=images: before[layers[name]].add(x, n))
+
+        def look(name: str, x: Tensor, _: Tensor, images: int = len(batch)) -> None:
+            layer = layers[name]
+            before[layer].add(cut_off(_sums(layer, x), tops[layer]), images)
+
+        watch(model, batch, look)
 
     def correct(layer: SimulatedLayer, inputs: Iterable[Tensor]) -> None:
-        now = _OutputMeans(layer)
+        now, some = _Means(), []
         for batch, x in zip(batches, inputs, strict=True):
-            now.add(x, len(batch))
-        layer.bias.add_(before[layer].less(now, shrink))
+            sums = _sums(layer, x)
+            now.add(cut_off(sums, tops[layer]), len(batch))
+            some.append(_some(sums, SOME // len(batches)))
+        missing = before[layer].less(now, edit.shrink)
+        layer.bias.add_(_shift(torch.cat(some, 1), missing, tops[layer]).to(layer.bias))
 
     wanted = [layers[name] for name in names]
     with switched(model, all_of_them):
@@ -130,38 +143,62 @@ def _correct_measured(
                 hook.remove()
 
 
-class _OutputMeans:
-    """The means of each of a layer's outputs before its ReLU, as its weights are while it looks.
+def _sums(layer: SimulatedLayer, x: Tensor) -> Tensor:
+    """A layer's outputs before its ReLU, (channels, ...): those of an image lie side by side."""
+    x = x if layer.input_grid is None else layer.input_grid(x)
+    y = product(x, *layer.weight_and_bias(), layer.geometry)
+    return y.transpose(0, 1).flatten(1) if layer.weight.ndim == 4 else y.flatten(0, -2).T
 
-    Args:
-        layer: whose.
-    """
 
-    def __init__(self, layer: SimulatedLayer) -> None:
-        self._layer = layer
+def _some(values: Tensor, count: int) -> Tensor:
+    """At most so many of the values of each channel, drawn with a seed, float64."""
+    if values.shape[1] > count:
+        chance = torch.Generator().manual_seed(0)
+        values = values[:, torch.randint(values.shape[1], (count,), generator=chance)]
+    return values.double().cpu()
+
+
+class _Means:
+    """The means of each channel, image by image."""
+
+    def __init__(self) -> None:
         self._means: list[Tensor] = []
         self._counts: list[Tensor] = []
 
-    def add(self, x: Tensor, images: int) -> None:
-        """Look at what the layer makes of a batch of so many images."""
-        layer = self._layer
-        x = x if layer.input_grid is None else layer.input_grid(x)
-        y = product(x, *layer.weight_and_bias(), layer.geometry)
-        y = y.transpose(0, 1).flatten(1) if layer.weight.ndim == 4 else y.flatten(0, -2).T
-        # those of each image lie side by side, also where it comes in windows
-        y = y.unflatten(1, (images if y.shape[1] % images == 0 else 1, -1))
-        self._means.append(y.double().mean(2).cpu())
-        self._counts.append(torch.full(y.shape[1:2], y.shape[2], dtype=torch.float64))
+    def add(self, values: Tensor, images: int) -> None:
+        """Look at the values (channels, ...) of so many images."""
+        values = values.unflatten(1, (images if values.shape[1] % images == 0 else 1, -1))
+        self._means.append(values.double().mean(2).cpu())
+        self._counts.append(torch.full(values.shape[1:2], values.shape[2], dtype=torch.float64))
 
-    def less(self, other: "_OutputMeans", shrink: bool) -> Tensor:
-        """By how much they are above others, as the layer's bias is held."""
+    def less(self, other: "_Means", shrink: bool) -> Tensor:
+        """By how much they are above others."""
         above = torch.cat(self._means, 1) - torch.cat(other._means, 1)
         counts = torch.cat(self._counts)
         mean = above @ counts / counts.sum()
         if shrink and len(counts) > 1:
             chance = above.var(1).sum() / len(counts)
             mean *= (1 - chance / mean.square().sum().clamp(min=1e-30)).clamp(min=0)
-        return mean.to(self._layer.bias)
+        return mean
+
+
+def _shift(values: Tensor, missing: Tensor, top: float | None) -> Tensor:
+    """What must be added to values (channels, ...) for their means to rise as much as they miss.
+
+    Args:
+        top: where the ReLU behind which means are meant cuts off, or None if there is none.
+    """
+    if top is None:
+        return missing
+    wanted = (cut_off(values, top).mean(1) + missing).clamp(0, top)
+    low = torch.where(missing < 0, -values.amax(1), 0.0).clamp(max=0)
+    most = wanted - values.mean(1) if top == float("inf") else top - values.amin(1)
+    high = torch.where(missing > 0, most, 0.0).clamp(min=0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        enough = cut_off(values + middle[:, None], top).mean(1) >= wanted
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return high
 
 
 def clipped_normal_mean(mean: Tensor, deviation: Tensor, top: float) -> Tensor:
