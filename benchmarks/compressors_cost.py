@@ -52,9 +52,9 @@ paired. Everyone gets the same {CALIBRATION} training images to calibrate on; NN
 by one, as it recommends, and torchao in batches of 128. *INT8*: 8 bits for weights and
 activations; Foveate's weights have 7 where the processor has no VNNI, as sums of products overflow
 there, and NNCF is shown with its own fix for that in the first layer, as it comes, and in all.
-Foveate: `Simulate`, `CorrectBias`, `Store`; NNCF:
-`nncf.quantize` of the OpenVINO model; both run in OpenVINO as it comes (bfloat16 for what is left
-in float, where the processor has it). torchao: `X86InductorQuantizer`, compiled by Inductor with
+Foveate: `Simulate(every_output=False)`, `CorrectBias`, `Store`; NNCF: `nncf.quantize` of the
+OpenVINO model; both run in OpenVINO as it comes (bfloat16 for what is left in float, where the
+processor has it). torchao: `X86InductorQuantizer`, compiled by Inductor with
 frozen weights. *Pruned*: channels in the blocks go by the magnitude of the weights that hold them,
 the same share of each group (Foveate: `Narrow`), or wherever calibration says that they matter
 least (Foveate: `Shrink`, which takes no labels; Torch-Pruning: weights times gradients of the loss,

@@ -42,9 +42,9 @@ as safetensors and JSON (see *Every edit on timm's networks*); Torch-Pruning's w
 pickle of the whole model. *INT8*: 8 bits for weights and activations, calibrated on {CALIBRATION}
 images; a cell has the layers (convolutions, products) that compute in integers, and the mean
 cosine of the logits with the float network's on {JUDGED} other images, less their mean. Foveate's
-(`Simulate`, `CorrectBias`, `Store`) and NNCF's programs run in OpenVINO and are counted there;
-NNCF is told of transformers, and has its fix for sums of products that overflow on where the
-processor has no VNNI (Foveate's weights have 7 bits there); torchao's graph
+(`Simulate(every_output=False)`, `CorrectBias`, `Store`) and NNCF's programs run in OpenVINO and are
+counted there; NNCF is told of transformers, and has its fix for sums of products that overflow on
+where the processor has no VNNI (Foveate's weights have 7 bits there); torchao's graph
 (`X86InductorQuantizer`, which by default leaves products of activations in float) is counted as it
 is converted. Torch-Pruning is set up as its example for timm shows: heads are named, fused
 attention is unrolled, vision transformers get a forward that takes its width off what comes in."""

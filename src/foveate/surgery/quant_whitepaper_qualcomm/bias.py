@@ -125,7 +125,7 @@ def _correct_measured(
         for batch, x in zip(batches, inputs, strict=True):
             sums = _sums(layer, x)
             now.add(cut_off(sums, tops[layer]), len(batch))
-            some.append(_some(sums, SOME // len(batches)))
+            some.append(_some(sums, max(1, SOME // len(batches))))
         missing = before[layer].less(now, edit.shrink)
         layer.bias.add_(_shift(torch.cat(some, 1), missing, tops[layer]).to(layer.bias))
 
