@@ -15,7 +15,6 @@ from foveate.catalog import implements
 from foveate.errors import FoveateError
 from foveate.surgery.edit import Covered, Edit, Images, Plan
 from foveate.surgery.imagine import Imagine, noise_for
-from foveate.surgery.layers import product
 from foveate.surgery.quant_whitepaper_qualcomm.folding import expected
 from foveate.surgery.quant_whitepaper_qualcomm.ranges import Setter
 from foveate.surgery.quant_whitepaper_qualcomm.simulate import (
@@ -184,11 +183,7 @@ class _Unfolded:
 
     def _statistics(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], int]:
         """Means and unbiased variances of the layer's outputs, and of how many they are."""
-        if self.layer.input_grid is not None:
-            x = self.layer.input_grid(x)
-        weight, bias = self.layer.weight_and_bias()
-        y = product(x, weight, bias, self.layer.geometry)
-        found = y.transpose(0, 1).flatten(1) if weight.ndim == 4 else y.flatten(0, -2).T
+        found = self.layer.channel_sums(x)
         return (found.mean(1), found.var(1)), found.shape[1]
 
     @torch.no_grad()

@@ -67,6 +67,7 @@ class Ends(nn.Module):
     ("between", "taken"),
     [
         (nn.SiLU(), False),
+        (nn.GELU(), False),
         (nn.Hardswish(inplace=True), False),
         (nn.AvgPool2d(1), False),
         (nn.ReLU(), True),

@@ -116,18 +116,21 @@ def _correct_measured(
 
         def look(name: str, x: Tensor, _: Tensor, images: int = len(batch)) -> None:
             layer = layers[name]
-            before[layer].add(cut_off(_sums(layer, x), tops[layer]), images)
+            before[layer].add(cut_off(layer.channel_sums(x), tops[layer]), images)
 
         watch(model, batch, look)
 
     def correct(layer: SimulatedLayer, inputs: Iterable[Tensor]) -> None:
-        now, some = _Means(), []
+        top, now, some = tops[layer], _Means(), []
         for batch, x in zip(batches, inputs, strict=True):
-            sums = _sums(layer, x)
-            now.add(cut_off(sums, tops[layer]), len(batch))
-            some.append(_some(sums, max(1, SOME // len(batches))))
+            sums = layer.channel_sums(x)
+            now.add(cut_off(sums, top), len(batch))
+            if top is not None:
+                some.append(_some(sums, max(1, SOME // len(batches))))
         missing = before[layer].less(now, edit.shrink)
-        layer.bias.add_(_shift(torch.cat(some, 1), missing, tops[layer]).to(layer.bias))
+        if top is not None:
+            missing = _shift(torch.cat(some, 1), missing, top)
+        layer.bias.add_(missing.to(layer.bias))
 
     wanted = [layers[name] for name in names]
     with switched(model, all_of_them):
@@ -141,13 +144,6 @@ def _correct_measured(
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def _sums(layer: SimulatedLayer, x: Tensor) -> Tensor:
-    """A layer's outputs before its ReLU, (channels, ...): those of an image lie side by side."""
-    x = x if layer.input_grid is None else layer.input_grid(x)
-    y = product(x, *layer.weight_and_bias(), layer.geometry)
-    return y.transpose(0, 1).flatten(1) if layer.weight.ndim == 4 else y.flatten(0, -2).T
 
 
 def _some(values: Tensor, count: int) -> Tensor:
@@ -182,14 +178,14 @@ class _Means:
         return mean
 
 
-def _shift(values: Tensor, missing: Tensor, top: float | None) -> Tensor:
-    """What must be added to values (channels, ...) for their means to rise as much as they miss.
+def _shift(values: Tensor, missing: Tensor, top: float) -> Tensor:
+    """What must be added to values (channels, ...) for their means behind a ReLU to rise so much.
 
     Args:
-        top: where the ReLU behind which means are meant cuts off, or None if there is none.
+        values: before the ReLU.
+        missing: by how much the mean of each channel is to rise, or to fall where negative.
+        top: where the ReLU cuts off.
     """
-    if top is None:
-        return missing
     wanted = (cut_off(values, top).mean(1) + missing).clamp(0, top)
     low = torch.where(missing < 0, -values.amax(1), 0.0).clamp(max=0)
     most = wanted - values.mean(1) if top == float("inf") else top - values.amin(1)

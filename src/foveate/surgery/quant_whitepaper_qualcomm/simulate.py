@@ -209,10 +209,19 @@ class SimulatedLayer(nn.Module):
             self.input_grid = None if source else Quantiser(how.activation_bits, False)
 
     def forward(self, x: Tensor) -> Tensor:
+        y = cut_off(self._sums(x), self.top)
+        return y if self.output_grid is None else self.output_grid(y)
+
+    def channel_sums(self, x: Tensor) -> Tensor:
+        """Outputs before the ReLU and the output's grid, (channels, ...), image after image."""
+        y = self._sums(x)
+        return y.transpose(0, 1).flatten(1) if self.weight.ndim == 4 else y.flatten(0, -2).T
+
+    def _sums(self, x: Tensor) -> Tensor:
+        """Outputs before the ReLU and the output's grid."""
         if self.input_grid is not None:
             x = self.input_grid(x)
-        y = cut_off(product(x, *self.weight_and_bias(), self.geometry), self.top)
-        return y if self.output_grid is None else self.output_grid(y)
+        return product(x, *self.weight_and_bias(), self.geometry)
 
     def weight_and_bias(self) -> tuple[Tensor, Tensor]:
         """What is multiplied and added: the layer's as it was while its weights' grid is off."""
