@@ -18,7 +18,7 @@ import numpy as np
 import timm
 import torch
 from photographs import photographs
-from results import Benchmark, Row, geometric_mean, interval
+from results import Benchmark, Row, geometric_mean, interval, of_this_processor
 from torch import nn
 from torch.nn import functional as F
 
@@ -62,9 +62,10 @@ Call = Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
+    script, title = of_this_processor(__file__, "Inference")
     bench = Benchmark(
-        __file__,
-        title="Inference",
+        script,
+        title=title,
         command="PHOTOS=FOLDER python benchmarks/inference.py",
         says=SAYS,
         keep=bool(sys.argv[1:]),

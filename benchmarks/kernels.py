@@ -7,10 +7,9 @@ python benchmarks/kernels.py "7x7"       # the rows whose name has this in it
 import sys
 import timeit
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
-from results import Benchmark, Row, interval
+from results import Benchmark, Row, interval, of_this_processor
 from timm.layers.norm import LayerNorm2d
 from timm.models.inception_next import InceptionDWConv2d
 from torch import Tensor, nn
@@ -38,11 +37,6 @@ map once, at the pace of our quickest copy (past the caches, where it is large);
 multiply-adds inside the map, at the pace of the largest matrix product. Neither counts Python's
 part, some tens of microseconds where there are gradients."""
 
-TABLES = {
-    "x86-64-v4": ("kernels", "Kernels"),
-    "x86-64-v3": ("kernels_avx2", "Kernels without AVX-512"),
-}
-"""For each level of instruction sets the file and the heading: marks were set with AVX-512."""
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MAPS = ((96, 56), (384, 14))
 Function = Callable[..., Tensor]
@@ -54,9 +48,9 @@ def main() -> None:
     memory.keep()
     ceilings(fresh=True)
     wanted = sys.argv[1:]
-    name, title = TABLES[native.level()]
+    script, title = of_this_processor(__file__, "Kernels")
     bench = Benchmark(
-        Path(__file__).with_stem(name),
+        script,
         title=title,
         command="python benchmarks/kernels.py",
         says=SAYS,

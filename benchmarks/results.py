@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from foveate import compiled
 from foveate.measure import Ratio, Timing, machine
 
 Interval = tuple[float, float, float]
@@ -181,6 +182,21 @@ def facts_before(script: str) -> Any:
     """
     path = Path(script).with_suffix(".json")
     return read_sheet(path).facts if path.exists() else None
+
+
+def of_this_processor(script: str, title: str) -> tuple[Path, str]:
+    """Where the figures of such a processor are kept, and their heading.
+
+    Marks of speed were set with AVX-512; what is measured without it stands beside that.
+
+    Args:
+        script: `__file__` of the script.
+        title: the heading of what is measured with AVX-512.
+    """
+    path = Path(script)
+    if compiled.level() == "x86-64-v4":
+        return path, title
+    return path.with_stem(f"{path.stem}_avx2"), f"{title} without AVX-512"
 
 
 def interval(found: Ratio | Timing) -> Interval:

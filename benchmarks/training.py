@@ -17,7 +17,7 @@ import numpy as np
 import timm
 import torch
 from apart import asked_side, in_turns, serve
-from results import Benchmark, Row, interval
+from results import Benchmark, Row, interval, of_this_processor
 from torch.nn.functional import cross_entropy
 
 from foveate import memory
@@ -47,9 +47,10 @@ SMOOTHING = 0.1
 
 
 def main() -> None:
+    script, title = of_this_processor(__file__, "Training steps")
     bench = Benchmark(
-        __file__,
-        title="Training steps",
+        script,
+        title=title,
         command="python benchmarks/training.py",
         says=SAYS,
         keep=bool(sys.argv[1:]),

@@ -7,9 +7,10 @@
 #pragma once
 #include "depthwise.h"
 
-/* Rows that are done together: maps mostly have a multiple. Gradients need as many registers again. */
+/* Rows that are done together: maps mostly have a multiple. With gradients at once they need as many
+ * registers again. */
 #define TILE (HALVES == 1 ? 14 : 4)
-#define LEARNED_TILE (HALVES == 1 ? 7 : 2)
+#define LEARNED_TILE (TOGETHER ? 7 : 4)
 
 typedef struct {
     const float *rows[TILE + 30]; /* under the kernel as it moves over the tile */
@@ -52,18 +53,19 @@ INLINE void down(
     const int T, const columns *s, int64_t x, int64_t y, int64_t seen, int count, const int apart,
     const int learns
 ) {
+    const int at_once = learns && TOGETHER;
     vec sum[T], input[T];
     UNROLL for (int t = 0; t < T; t++) {
         sum[t] = s->bias;
         fetch((const char *)(s->next + t * s->row + x), 0);
         if (s->y) fetch((const char *)(s->y + (T + t) * s->y_row + y), 1);
         if (learns) fetch((const char *)(s->seen + (T + t) * s->seen_row + seen), 0);
-        if (learns) input[t] = load_part((const char *)(s->seen + t * s->seen_row + seen), count, 0);
+        if (at_once) input[t] = load_part((const char *)(s->seen + t * s->seen_row + seen), count, 0);
     }
     int64_t k = 0;
-    for (; k + 8 <= s->count; k += 8) fall_down(T, 8, s, k, x, count, sum, input, apart, learns);
-    for (; k + 3 <= s->count; k += 3) fall_down(T, 3, s, k, x, count, sum, input, apart, learns);
-    for (; k < s->count; k++) fall_down(T, 1, s, k, x, count, sum, input, apart, learns);
+    for (; k + 8 <= s->count; k += 8) fall_down(T, 8, s, k, x, count, sum, input, apart, at_once);
+    for (; k + 3 <= s->count; k += 3) fall_down(T, 3, s, k, x, count, sum, input, apart, at_once);
+    for (; k < s->count; k++) fall_down(T, 1, s, k, x, count, sum, input, apart, at_once);
     if (learns) {
         float *bias = s->shares + s->count * LANES;
         vec share = load(bias);
@@ -74,6 +76,54 @@ INLINE void down(
     if (s->y)
         UNROLL for (int t = 0; t < T; t++)
             store_part((char *)(s->y + t * s->y_row + y), sum[t], count, 0);
+}
+
+/* Let T rows of `count` columns tell J taps from the k-th on what to learn. */
+INLINE void learn_columns(
+    const int T, const int J, const columns *s, int64_t k, int64_t x, int64_t seen, int count,
+    part_vec *share
+) {
+    part_vec input[TILE];
+    UNROLL for (int t = 0; t < T; t++)
+        input[t] = load_some((const char *)(s->seen + t * s->seen_row + seen), count, 0);
+    UNROLL for (int i = 0; i < T + J - 1; i++) {
+        part_vec pixel = load_some((const char *)(s->rows[k + i] + x), count, 0);
+        UNROLL for (int j = 0; j < J; j++)
+            if (i - j >= 0 && i - j < T) share[j] += pixel * input[i - j];
+    }
+}
+
+/* The same of T whole rows, for the registers from `side` on, or for all pixels of one channel. */
+INLINE void learn_rows(
+    const int T, const int J, const columns *s, const depthwise *d, int64_t k, int side, int lanes,
+    const int apart
+) {
+    float *shares = s->shares + k * LANES + side;
+    part_vec share[8];
+    UNROLL for (int j = 0; j < J; j++) share[j] = load_side(shares + j * LANES);
+    if (apart)
+        for (int64_t w = 0; w < d->width; w += SIDE) {
+            if (d->width - w >= SIDE) learn_columns(T, J, s, k, w, w, SIDE, share);
+            else learn_columns(T, J, s, k, w, w, (int)(d->width - w), share);
+        }
+    else
+        for (int64_t w = 0; w < d->width; w++) {
+            int64_t x = w * d->x.w + side, seen = w * d->seen.w + side;
+            if (lanes - side >= SIDE) learn_columns(T, J, s, k, x, seen, SIDE, share);
+            else learn_columns(T, J, s, k, x, seen, lanes - side, share);
+        }
+    UNROLL for (int j = 0; j < J; j++) store_side(shares + j * LANES, share[j]);
+}
+
+INLINE void learn_all_taps(
+    const int T, const columns *s, const depthwise *d, int lanes, const int apart
+) {
+    for (int side = 0; side < (apart ? SIDE : lanes); side += SIDE) {
+        int64_t k = 0;
+        for (; k + 8 <= s->count; k += 8) learn_rows(T, 8, s, d, k, side, lanes, apart);
+        for (; k + 3 <= s->count; k += 3) learn_rows(T, 3, s, d, k, side, lanes, apart);
+        for (; k < s->count; k++) learn_rows(T, 1, s, d, k, side, lanes, apart);
+    }
 }
 
 INLINE void down_rows(
@@ -90,6 +140,7 @@ INLINE void down_rows(
             if (lanes == LANES) down(T, s, x, y, seen, LANES, 0, learns);
             else down(T, s, x, y, seen, lanes, 0, learns);
         }
+    if (learns && !TOGETHER) learn_all_taps(T, s, d, lanes, apart);
 }
 
 /* All rows, from the maps' first ones; `zero` is a row of zeros. */

@@ -147,13 +147,69 @@ INLINE void output_row(
     for (; t < width; t++) outputs(1, s, t, stride, dilation, learns);
 }
 
+/* Let T pixels of a row from `at` on tell J taps what to learn: of each tap, what it fell onto
+ * times the pixel that was seen there. */
+INLINE void learn_pixels(
+    const int T, const int J, const float *x, const float *seen, int64_t at, part_vec *share,
+    const int dilation
+) {
+    part_vec input[7];
+    UNROLL for (int t = 0; t < T; t++) input[t] = load_side(seen + (at + t) * LANES);
+    if (dilation == 1) {
+        UNROLL for (int i = 0; i < T + J - 1; i++) {
+            part_vec pixel = load_side(x + (at + i) * LANES);
+            UNROLL for (int j = 0; j < J; j++)
+                if (i - j >= 0 && i - j < T) share[j] += pixel * input[i - j];
+        }
+    } else
+        UNROLL for (int j = 0; j < J; j++)
+            UNROLL for (int t = 0; t < T; t++)
+                share[j] += load_side(x + (at + t + j * dilation) * LANES) * input[t];
+}
+
+/* J taps of a row from `tap` on: all pixels at which any of them lies on the map. */
+INLINE void learn_taps(
+    const int J, const stencil *s, int r, int64_t tap, int64_t width, const int dilation
+) {
+    int64_t from = 0, to = width;
+    if (dilation == 1) {
+        from = most(0, s->pad - tap - J + 1);
+        to = least(width, s->pad + s->across - tap);
+    }
+    for (int side = 0; side < LANES; side += SIDE) {
+        const float *x = s->rows[r] + tap * dilation * LANES + side, *seen = s->seen + side;
+        float *shares = s->shares[r] + tap * LANES + side;
+        part_vec share[8];
+        int64_t at = from;
+        UNROLL for (int j = 0; j < J; j++) share[j] = load_side(shares + j * LANES);
+        for (; at + 7 <= to; at += 7) learn_pixels(7, J, x, seen, at, share, dilation);
+        for (; at < to; at++) learn_pixels(1, J, x, seen, at, share, dilation);
+        UNROLL for (int j = 0; j < J; j++) store_side(shares + j * LANES, share[j]);
+    }
+}
+
+INLINE void learn_row(const stencil *s, int64_t width, const int dilation) {
+    for (int r = 0; r < s->count; r++) {
+        int64_t tap = 0;
+        for (; tap + 8 <= s->width; tap += 8) learn_taps(8, s, r, tap, width, dilation);
+        for (; tap + 7 <= s->width; tap += 7) learn_taps(7, s, r, tap, width, dilation);
+        for (; tap + 5 <= s->width; tap += 5) learn_taps(5, s, r, tap, width, dilation);
+        for (; tap + 3 <= s->width; tap += 3) learn_taps(3, s, r, tap, width, dilation);
+        for (; tap < s->width; tap++) learn_taps(1, s, r, tap, width, dilation);
+    }
+}
+
 static void dense_row(const stencil *s, int64_t width) { output_row(s, width, 1, 1, 0); }
 static void spread_row(const stencil *s, int64_t width, int stride, int dilation) {
     output_row(s, width, stride, dilation, 0);
 }
-static void learn_dense_row(const stencil *s, int64_t width) { output_row(s, width, 1, 1, 1); }
+static void learn_dense_row(const stencil *s, int64_t width) {
+    output_row(s, width, 1, 1, TOGETHER);
+    if (!TOGETHER) learn_row(s, width, 1);
+}
 static void learn_spread_row(const stencil *s, int64_t width, int dilation) {
-    output_row(s, width, 1, dilation, 1);
+    output_row(s, width, 1, dilation, TOGETHER);
+    if (!TOGETHER) learn_row(s, width, dilation);
 }
 
 /* Where the taps of LANES channels lie: as vectors, one after the other, and last the bias's. */

@@ -12,6 +12,9 @@
 #endif
 #include "lanes.h"
 
+/* Whether registers hold outputs and the taps' gradients at once: else these take a pass of their own. */
+#define TOGETHER (HALVES == 1)
+
 #define COPY 0 /* a height of 0 says: no kernel, hand the channels on */
 
 typedef struct {

@@ -60,10 +60,10 @@ static void convolve_flat_row(const flat *f, int64_t length) { flat_row(f, lengt
 static void learn_flat_row(const flat *f, int64_t length) { flat_row(f, length, 1); }
 
 /* Whether a convolution can be done so: it keeps the size of dense maps, which the caches hold.
- * Kernels one pixel wide move along columns instead, unless rows end with a part of a register
- * where a vector takes two. */
+ * Kernels one pixel wide move along columns instead, unless short rows end with a part of a
+ * register where a vector takes two. */
 INLINE int may_be_flat(const depthwise *d) {
-    int ragged = HALVES == 2 && d->width % SIDE && d->kernel_h > 1;
+    int ragged = HALVES == 2 && d->width % SIDE && d->width < 3 * SIDE && d->kernel_h > 1;
     int apart = d->x.w == 1 && (!d->y.data || d->y.w == 1) && (!d->seen.data || d->seen.w == 1);
     int plain = d->stride_h * d->stride_w * d->stuff_h * d->stuff_w == 1 && !d->half;
     return plain && apart && d->dilation_h * d->dilation_w == 1 && (d->kernel_w > 1 || ragged) &&
@@ -72,10 +72,12 @@ INLINE int may_be_flat(const depthwise *d) {
 }
 
 /* Whether it is: what a vector of outputs was measured to cost, against that of a full vector of
- * channels, which are transposed but need half a read for each multiplication. */
+ * channels, which are transposed but need half a read for each multiplication. Where a vector takes
+ * two registers, transposing costs more, and most where the taps learn, in two passes. */
 INLINE int is_flat(const depthwise *d) {
     int64_t whole = (2 * taps_of(d) + 8) * (d->width + d->pad_w) * d->channels;
     int64_t transposed = (taps_of(d) + 24) * d->width * blocks_of(d) * LANES;
+    if (HALVES == 2) transposed = transposed * (d->seen.data ? 7 : 5) / 4;
     return may_be_flat(d) && whole < transposed;
 }
 

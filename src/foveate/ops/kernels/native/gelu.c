@@ -1,4 +1,11 @@
-/* GELU of any dense tensor, and its gradient. */
+/* GELU of any dense tensor, and its gradient.
+ *
+ * A vector takes two registers where these are few, so that each coefficient is read once for both.
+ */
+#if LANES == 8
+#undef LANES
+#define LANES 16
+#endif
 #include "gelu.h"
 
 #define RUN 4096 /* elements that a thread takes at a time */

@@ -13,7 +13,7 @@ typedef struct {
     vec tail, bell;
 } side;
 
-#if LANES == 16
+#ifdef __AVX512F__
 #include "gelu_tails.h"
 
 #define FAR ((STEPS - 0.51f) * STEP)

@@ -51,6 +51,8 @@ static float *zeros(int64_t floats) {
 
 INLINE vec load(const float *from) { return *(const loose_vec *)from; }
 INLINE void store(float *to, vec v) { *(loose_vec *)to = v; }
+INLINE part_vec load_side(const float *from) { return *(const loose_part *)from; }
+INLINE void store_side(float *to, part_vec v) { *(loose_part *)to = v; }
 
 INLINE vec splat(float value) {
     vec v;
@@ -86,9 +88,21 @@ static void copy_past(char *to, const char *from, int64_t bytes) {
 #ifdef __AVX512F__
 INLINE vec lesser(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
 INLINE vec greater(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
-#elif LANES == 8
-INLINE vec lesser(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
-INLINE vec greater(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+#else
+INLINE vec lesser(vec a, vec b) {
+    vec v;
+    UNROLL for (int i = 0; i < LANES / SIDE; i++)
+        ((part_vec *)&v)[i] =
+            (part_vec)_mm256_min_ps(((const __m256 *)&a)[i], ((const __m256 *)&b)[i]);
+    return v;
+}
+INLINE vec greater(vec a, vec b) {
+    vec v;
+    UNROLL for (int i = 0; i < LANES / SIDE; i++)
+        ((part_vec *)&v)[i] =
+            (part_vec)_mm256_max_ps(((const __m256 *)&a)[i], ((const __m256 *)&b)[i]);
+    return v;
+}
 #endif
 
 /* The sum of the lanes, halved again and again. */
