@@ -6,6 +6,7 @@ larger the kernel. `benchmarks/kernels.py` measures it.
 
 import ctypes
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ SMALL, TINY = 400, 64
 """Pixels of a map up to which it is small, or tiny: see `pays`."""
 
 Pair = tuple[int, int]
+NOWHERE = (0, 0, 0, 0)
+"""The strides of maps that are not there."""
 
 
 class Part(ctypes.Structure):
@@ -59,8 +62,20 @@ def part(
         bias: float32 (C,), or None.
         stride, padding, dilation: as of a convolution.
     """
-    part = _part(x, y.shape, weight, stride=stride, padding=padding, dilation=dilation)
-    part.y, part.bias = native.View.of(y), native.pointer(bias)
+    kernel = (0, 0) if weight is None else weight.shape[2:]
+    plan = _plan(
+        x.shape,
+        y.shape,
+        (x.stride(), y.stride(), NOWHERE),
+        kernel,
+        stride,
+        padding,
+        dilation,
+        half=x.dtype == torch.bfloat16,
+    )
+    part = Part.from_buffer_copy(plan)
+    part.x.data, part.y.data = x.data_ptr(), y.data_ptr()
+    part.weight, part.bias = native.pointer(weight), native.pointer(bias)
     return part
 
 
@@ -84,40 +99,56 @@ def back_part(
         x, weight: what the part was given.
         stride, padding, dilation: as the part has them.
     """
-    sides = weight.shape[2:]
-    pads = [d * (k - 1) - p for k, p, d in zip(sides, padding, dilation, strict=True)]
-    part = _part(g, x.shape, weight, padding=pads, dilation=dilation, stuffing=stride)
-    part.turned, part.seen = True, native.View.of(x)
-    if gx is not None:
-        part.y = native.View.of(gx)
+    kernel = weight.shape[2:]
+    plan = _plan(
+        g.shape,
+        x.shape,
+        (g.stride(), NOWHERE if gx is None else gx.stride(), x.stride()),
+        kernel,
+        (1, 1),
+        tuple(d * (k - 1) - p for k, p, d in zip(kernel, padding, dilation, strict=True)),
+        dilation,
+        stuffing=stride,
+        half=g.dtype == torch.bfloat16,
+    )
+    part = Part.from_buffer_copy(plan)
+    part.turned = True
+    part.x.data, part.y.data, part.seen.data = g.data_ptr(), native.pointer(gx), x.data_ptr()
     gw, gb = torch.empty_like(weight), weight.new_empty(weight.shape[0])
+    part.weight = weight.data_ptr()
     part.weight_gradient, part.bias_gradient = gw.data_ptr(), gb.data_ptr()
     return part, gw, gb
 
 
-def _part(
-    x: Tensor,
+@lru_cache(1024)
+def _plan(
+    shape: Sequence[int],
     out: Sequence[int],
-    weight: Tensor | None,
-    *,
+    strides: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    kernel: Sequence[int],
+    stride: Pair,
     padding: Sequence[int],
     dilation: Pair,
-    stride: Pair = (1, 1),
+    *,
     stuffing: Pair = (1, 1),
+    half: bool,
 ) -> Part:
-    pairs = {"stride": stride, "pad": padding, "dilation": dilation, "stuff": stuffing}
-    pairs["kernel"] = (0, 0) if weight is None else weight.shape[2:]
-    batch, channels, height, width = x.shape
+    """All of a part but where its tensors lie.
+
+    It is the same from step to step, and takes longer to make than tiny maps to convolve.
+    """
+    pairs = {"kernel": kernel, "stride": stride, "pad": padding}
+    pairs |= {"dilation": dilation, "stuff": stuffing}
+    views = (native.View(None, *steps) for steps in strides)
     return Part(
-        x=native.View.of(x),
-        weight=native.pointer(weight),
-        batch=batch,
-        channels=channels,
-        height=height,
-        width=width,
+        *views,
+        batch=shape[0],
+        channels=shape[1],
+        height=shape[2],
+        width=shape[3],
         out_height=out[2],
         out_width=out[3],
-        half=x.dtype == torch.bfloat16,
+        half=half,
         **{name: (ctypes.c_int32 * 2)(*pair) for name, pair in pairs.items()},
     )
 

@@ -28,11 +28,6 @@ class View(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("n", "c", "h", "w")),
     )
 
-    @classmethod
-    def of(cls, x: Tensor) -> "View":
-        """Of maps (B, C, H, W)."""
-        return cls(x.data_ptr(), *x.stride())
-
 
 def level() -> str | None:
     """The level of instruction sets whose kernels are used, or None where none can be."""
