@@ -122,7 +122,7 @@ def main() -> None:
                         + (f"{100 - lost:.1f}" if INT8 in theirs else "not safe to run"),
                     )
                 )
-    for batch in BATCHES:
+    for batch in batches:
         add_means(bench, batch)
 
 

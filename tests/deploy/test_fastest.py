@@ -3,17 +3,25 @@
 from importlib import import_module
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from foveate import FoveateError, memory
-from foveate.deploy import Search, fastest, load_fastest
+from foveate.deploy import WAYS, Search, fastest, load_fastest, overflow
 from foveate.deploy.fallback import Switched, fallbacks
 from foveate.deploy.formats import save_openvino, to_openvino, write_program
-from foveate.deploy.quantise import SMOOTHED, in_float, quantise, quantised_layers
-from foveate.deploy.runtimes import OpenVinoRuntime
+from foveate.deploy.quantise import (
+    SMOOTHED,
+    in_float,
+    quantise,
+    quantise_onnx,
+    quantised_layers,
+)
+from foveate.deploy.runtimes import OnnxRuntime, OpenVinoRuntime
 from foveate.deploy.soundness import is_sound
 from foveate.measure import Timing
 
@@ -23,6 +31,10 @@ programs = import_module("foveate.deploy.programs")
 
 ORT = [("onnxruntime", "float32")]
 """A way that takes no time to find."""
+ORT_INT8 = ("onnxruntime", "int8")
+OTHERS = [way for way in WAYS if way != ORT_INT8]
+"""The ways that every processor has, but for bfloat16."""
+VNNI, NO_VNNI = ["AVX2", "VNNI"], ["AVX2"]
 
 
 class Small(nn.Module):
@@ -213,6 +225,35 @@ def test_only_the_ways_asked_for_are_tried(model, images):
         torch_alone.save("nowhere")
 
 
+@pytest.mark.parametrize(("sets", "most"), [(NO_VNNI, 64), (VNNI, 127)])
+def test_onnx_runtimes_integers_fit_the_processor(model, images, tmp_path, monkeypatch, sets, most):
+    monkeypatch.setattr(overflow, "instruction_sets", lambda: sets)
+    program, to = tmp_path / "small.onnx", tmp_path / "int8.onnx"
+    write_program(model, images, program)
+    quantise_onnx(program, images.numpy(), to)
+    runtime = OnnxRuntime(to)
+    assert len(runtime.in_integers()) == 3
+    expected = model(images).detach().numpy()
+    assert 0 < np.abs(runtime(images.numpy()) - expected).max() < 0.1 * np.abs(expected).max()
+    held = [numpy_helper.to_array(tensor) for tensor in onnx.load(to).graph.initializer]
+    assert (
+        max(np.abs(x.astype(int)).max() for x in held if x.dtype == np.int8 and x.ndim > 1) == most
+    )
+
+
+def test_onnx_runtime_computes_in_integers_where_there_is_no_vnni(
+    model, images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(overflow, "instruction_sets", lambda: VNNI)
+    made = fastest(model, images, ways=[*ORT, ORT_INT8], guard=100, seconds=0.02)
+    assert {row.way for row in made.table} == set(ORT)
+    monkeypatch.setattr(overflow, "instruction_sets", lambda: NO_VNNI)
+    made = fastest(model, images, ways=[ORT_INT8], guard=100, seconds=0.02)
+    assert made.chosen.way == ORT_INT8
+    made.save(tmp_path / "saved")
+    assert np.array_equal(load_fastest(tmp_path / "saved")(images[:3]), made(images[:3]))
+
+
 def test_threads_and_streams_change_no_result(model, images, tmp_path):
     write_program(model, images, tmp_path / "small.onnx")
     expected = model(images).detach().numpy()
@@ -321,7 +362,8 @@ def test_the_search_returns_layers_to_float(model, images, monkeypatch):
     def score(logits):
         return 100 - 1e3 * float(np.abs(logits - expected).max())
 
-    whole = Search(model, images, score=score, guard=100, seconds=0.02).fastest(2)
+    options = {"score": score, "ways": OTHERS, "seconds": 0.02}
+    whole = Search(model, images, guard=100, **options).fastest(2)
     worst = min(row.score for row in whole.table if row.way == ("openvino", "int8"))
     module = import_module("foveate.deploy.fastest")
 
@@ -332,7 +374,7 @@ def test_the_search_returns_layers_to_float(model, images, monkeypatch):
     monkeypatch.setattr(module, "side_by_side", by_precision)
     monkeypatch.setattr(module, "_pace", lambda call: 1.0)
     guard = (100 - worst) / 2
-    made = fastest(model, images, score=score, guard=guard, batch=2, seconds=0.02)
+    made = fastest(model, images, guard=guard, batch=2, **options)
     kept = [row for row in made.table if row.floats]
     assert kept
     assert made.chosen.is_quantised
@@ -345,7 +387,7 @@ def test_a_program_that_crashes_is_turned_away(model, images, quantised, tmp_pat
     (tmp_path / "bad.xml").write_text("no network")
     assert not is_sound(tmp_path / "bad.xml", (3, 16, 16))
     monkeypatch.setattr(programs, "is_sound", lambda *asked: False)
-    made = fastest(model, images, seconds=0.02)
+    made = fastest(model, images, ways=OTHERS, seconds=0.02)
     assert not made.chosen.is_quantised
     assert {row.why for row in made.table if row.is_quantised} == {
         "not safe: in a trial its process crashed"

@@ -52,6 +52,7 @@ FORMATS = tuple(FILES)
 """Every format that can be asked for."""
 WAY_OF: dict[str, Way] = {
     "onnx": ("onnxruntime", "float32"),
+    "onnx-int8": ("onnxruntime", "int8"),
     "openvino": ("openvino", "float32"),
     "openvino-bf16": ("openvino", "bfloat16"),
     "openvino-int8": ("openvino", "int8"),

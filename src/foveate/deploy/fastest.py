@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.deploy import remembered
-from foveate.deploy.candidates import WAYS, Candidate, Way
+from foveate.deploy.candidates import WAYS, Candidate, Way, is_promising
 from foveate.deploy.deployed import Deployed
 from foveate.deploy.fallback import fallbacks
 from foveate.deploy.parity import parity
@@ -106,7 +106,7 @@ class Search:
         self._images, calibration = _checked(images, calibration, guard)
         self._model = model.eval().cpu()
         self.programs = Programs(self._model, self._images, calibration, told)
-        self._ways = [way for way in WAYS if way in ways]
+        self._ways = [way for way in WAYS if way in ways and is_promising(way)]
         self._own_score = score
         self._targets = targets
         self._guard = guard
@@ -171,9 +171,10 @@ class Search:
         once += self._time([row for row in int8 if not row.why], batch, brief)
         failed = [row for row in int8 if row.why and row.error]
         failed = self._time(failed, batch, brief)
-        if failed and _best(failed) < _best(once):
+        edited = [row for row in failed if row.runtime == "openvino"]
+        if edited and _best(edited) < _best(once):
             self._told("returning layers to float")
-            once += self._time(self._mixed(min(failed, key=_speed)), batch, brief)
+            once += self._time(self._mixed(min(edited, key=_speed)), batch, brief)
         once.sort(key=_speed)
         level = sum(_speed(row) < LEVEL * _best(once) for row in once)
         first = max(LEADERS, level)
@@ -191,22 +192,24 @@ class Search:
     def _int8_of(self, graph: str) -> tuple[list[Candidate], list[Candidate]]:
         """The INT8 candidates of a graph, judged, and those that there was no time for.
 
-        Where nothing of a graph with attention keeps the guard, ranges become tight, and where
-        nothing does then, attention stays in float.
+        Where nothing in OpenVINO keeps the guard of a graph with attention, ranges become tight,
+        and where nothing does then, attention stays in float.
         """
-        ways = [way for way in self._possible() if "int8" in way[1]]
         found: list[Candidate] = []
-        for tight, gentle in HOW if ways else ():
-            rows = [Candidate(graph, *way, tight=tight, gentle=gentle) for way in ways]
-            if not all(row in self._judged for row in rows):
-                if self._left() < self._step:
-                    return found, [replace(row, why=self._no_time()) for row in rows]
-                start = time.perf_counter()
-                self.programs.int8(rows[0])
-                self._step = max(self._step, time.perf_counter() - start)
-            found += [self._judge(row) for row in rows]
-            if not all(row.why for row in found) or not self.programs.has_attention(graph):
-                break
+        for runtime, made in (("openvino", HOW), ("onnxruntime", HOW[:1])):
+            ways = [way for way in self._integer_ways() if way[0] == runtime]
+            for tight, gentle in made if ways else ():
+                rows = [Candidate(graph, *way, tight=tight, gentle=gentle) for way in ways]
+                if not all(row in self._judged for row in rows):
+                    if self._left() < self._step:
+                        return found, [replace(row, why=self._no_time()) for row in rows]
+                    start = time.perf_counter()
+                    self.programs.path(rows[0])
+                    self._step = max(self._step, time.perf_counter() - start)
+                tried = [self._judge(row) for row in rows]
+                found += tried
+                if not all(row.why for row in tried) or not self.programs.has_attention(graph):
+                    break
         return found, []
 
     def _mixed(self, first: Candidate) -> list[Candidate]:
@@ -234,8 +237,8 @@ class Search:
                         floats=tuple(floats),
                     )
                 )
-                for way in self._possible()
-                if "int8" in way[1]
+                for way in self._integer_ways()
+                if way[0] == first.runtime
             ]
             if not all(row.why for row in rows):
                 return [row for row in rows if not row.why]
@@ -309,6 +312,10 @@ class Search:
         """The ways that this processor has; what is quantised already is not quantised again."""
         ways = [way for way in self._ways if "int8" not in way[1] or not self.programs.layers]
         return [way for way in ways if "bfloat16" not in way[1] or computes_bfloat16()]
+
+    def _integer_ways(self) -> list[Way]:
+        """Those of the possible ways that quantise."""
+        return [way for way in self._possible() if "int8" in way[1]]
 
     def _twice_quantised(self, graph: str) -> list[Candidate]:
         """The INT8 candidates of a network that came quantised, with the reason why not."""

@@ -20,6 +20,8 @@ from foveate.surgery.lean import lean
 from foveate.vision import VisionModel
 
 OPSET = 18
+INPUT = "images"
+"""What programs call what they take."""
 
 
 class Program(nn.Module):
@@ -92,7 +94,7 @@ def write_program(program: nn.Module, images: Tensor, path: Path) -> None:
             program,
             (images[:2],),
             opset_version=integers.OPSET if on_grids else OPSET,
-            input_names=["images"],
+            input_names=[INPUT],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             dynamo=True,

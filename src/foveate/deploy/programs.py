@@ -14,7 +14,13 @@ from torch import nn
 
 from foveate.deploy.candidates import Candidate, start_candidate
 from foveate.deploy.formats import save_openvino, to_openvino, write_program
-from foveate.deploy.quantise import CALIBRATION_BATCH, has_attention, in_float, quantise
+from foveate.deploy.quantise import (
+    CALIBRATION_BATCH,
+    has_attention,
+    in_float,
+    quantise,
+    quantise_onnx,
+)
 from foveate.deploy.runtimes import Logits, TorchRuntime
 from foveate.deploy.soundness import is_sound
 from foveate.errors import FoveateError
@@ -117,18 +123,23 @@ class Programs:
     def path(self, row: Candidate) -> Path:
         """The file of a candidate, written if it is not there."""
         path = self.folder / row.program
-        if row.is_quantised and not path.exists():
+        if not row.is_quantised:
+            self.write(row.graph)
+        elif not path.exists() and row.runtime == "onnxruntime":
+            self.write(row.graph)
+            self._told(f"quantising the {row.graph} graph for ONNX Runtime")
+            quantise_onnx(self.folder / f"{row.graph}.onnx", self._calibration, path)
+        elif not path.exists():
             model = self.int8(row)
             if row.floats:
                 model = in_float(model, self.float32(row.graph), row.floats)
             save_openvino(model, path)
-        elif not row.is_quantised:
-            self.write(row.graph)
         return path
 
     def is_sound(self, row: Candidate) -> bool:
-        """Whether a candidate's program runs without crashing; only integers have been seen to."""
-        if not (row.is_quantised or (self.layers and row.runtime == "openvino")):
+        """Whether a candidate's program runs without crashing; only OpenVINO's integers have been
+        seen to."""
+        if row.runtime != "openvino" or not (row.is_quantised or self.layers):
             return True
         if row.program not in self._sound:
             self._told(f"trying the {row.graph} graph in integers")

@@ -174,6 +174,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "torch": ("model.safetensors",),
     "torch.export": ("model.pt2",),
     "onnx": ("model.onnx",),
+    "onnx-int8": ("model-int8.onnx",),
     "openvino": ("model.xml", "model.bin"),
     "openvino-bf16": ("model.xml", "model.bin"),
     "openvino-int8": ("model-int8.xml", "model-int8.bin"),
@@ -199,7 +200,7 @@ def start(
     file = folder / FILES[name][0]
     if name == "torch":
         return TorchRuntime(Program(model))
-    if name == "onnx":
+    if name in ("onnx", "onnx-int8"):
         return OnnxRuntime(file, threads)
     if not name.startswith("openvino"):
         raise KeyError(name)
