@@ -190,26 +190,36 @@ class Search:
         return [row for row in rows if row.runtime != "torch" or graph == "plain"]
 
     def _int8_of(self, graph: str) -> tuple[list[Candidate], list[Candidate]]:
-        """The INT8 candidates of a graph, judged, and those that there was no time for.
-
-        Where nothing in OpenVINO keeps the guard of a graph with attention, ranges become tight,
-        and where nothing does then, attention stays in float.
-        """
+        """The INT8 candidates of a graph, judged, and those that there was no time for."""
         found: list[Candidate] = []
+        untried: list[Candidate] = []
         for runtime, made in (("openvino", HOW), ("onnxruntime", HOW[:1])):
-            ways = [way for way in self._integer_ways() if way[0] == runtime]
-            for tight, gentle in made if ways else ():
-                rows = [Candidate(graph, *way, tight=tight, gentle=gentle) for way in ways]
-                if not all(row in self._judged for row in rows):
-                    if self._left() < self._step:
-                        return found, [replace(row, why=self._no_time()) for row in rows]
-                    start = time.perf_counter()
-                    self.programs.path(rows[0])
-                    self._step = max(self._step, time.perf_counter() - start)
-                tried = [self._judge(row) for row in rows]
-                found += tried
-                if not all(row.why for row in tried) or not self.programs.has_attention(graph):
-                    break
+            tried, missed = self._int8_in(runtime, graph, made)
+            found += tried
+            untried += missed
+        return found, untried
+
+    def _int8_in(
+        self, runtime: str, graph: str, made: Collection[tuple[bool, bool]]
+    ) -> tuple[list[Candidate], list[Candidate]]:
+        """The same in one runtime, made in each of some ways until something keeps the guard.
+
+        So where nothing keeps it in OpenVINO of a graph with attention, ranges become tight, and
+        where nothing does then, attention stays in float.
+        """
+        ways = [way for way in self._integer_ways() if way[0] == runtime]
+        found: list[Candidate] = []
+        for tight, gentle in made if ways else ():
+            rows = [Candidate(graph, *way, tight=tight, gentle=gentle) for way in ways]
+            if not all(row in self._judged for row in rows):
+                if self._left() < self._step:
+                    return found, [replace(row, why=self._no_time()) for row in rows]
+                start = time.perf_counter()
+                self.programs.path(rows[0])
+                self._step = max(self._step, time.perf_counter() - start)
+            found += [self._judge(row) for row in rows]
+            if not all(row.why for row in found) or not self.programs.has_attention(graph):
+                break
         return found, []
 
     def _mixed(self, first: Candidate) -> list[Candidate]:
