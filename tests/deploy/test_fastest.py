@@ -242,6 +242,29 @@ def test_onnx_runtimes_integers_fit_the_processor(model, images, tmp_path, monke
     )
 
 
+def test_onnx_runtimes_integers_leave_attention_in_float(images, tmp_path):
+    torch.manual_seed(0)
+    net = VisionTransformer(16, 8, embed_dim=32, depth=1, num_heads=2, num_classes=5).eval()
+    program, to = tmp_path / "net.onnx", tmp_path / "int8.onnx"
+    write_program(net, images, program)
+    quantise_onnx(program, images.numpy(), to)
+    assert len(OnnxRuntime(to).in_integers()) == 6
+    graph = onnx.load(to).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    sources = [{makers[name].op_type for name in node.input} for node in products]
+    assert sum("DequantizeLinear" not in kinds for kinds in sources) == 2
+    rounded = {
+        makers[n.input[0]].op_type
+        for n in graph.node
+        if n.op_type == "QuantizeLinear" and n.input[0] in makers
+    }
+    assert "Conv" in rounded
+    assert not rounded & {"Gemm", "MatMul"}
+    expected = net(images).detach().numpy()
+    assert np.abs(OnnxRuntime(to)(images.numpy()) - expected).max() < 0.1 * np.abs(expected).max()
+
+
 def test_onnx_runtime_computes_in_integers_where_there_is_no_vnni(
     model, images, tmp_path, monkeypatch
 ):

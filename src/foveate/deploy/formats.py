@@ -19,7 +19,6 @@ from foveate.surgery.exported import exportable, is_exported
 from foveate.surgery.lean import lean
 from foveate.vision import VisionModel
 
-OPSET = 18
 INPUT = "images"
 """What programs call what they take."""
 
@@ -93,7 +92,7 @@ def write_program(program: nn.Module, images: Tensor, path: Path) -> None:
         made = torch.onnx.export(
             program,
             (images[:2],),
-            opset_version=integers.OPSET if on_grids else OPSET,
+            opset_version=integers.OPSET,
             input_names=[INPUT],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),

@@ -19,7 +19,7 @@ from foveate.surgery.exported import CODES
 from foveate.surgery.storage import pack as two_in_a_byte
 
 OPSET = 21
-"""The first with 4 bits."""
+"""The first with 4 bits; GELU is one operation since 20."""
 LAYERS = ("Conv", "Gemm", "MatMul")
 WEIGHT_MOVES = ("Reshape", "Slice", "Transpose")
 
