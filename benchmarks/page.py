@@ -6,9 +6,10 @@ python benchmarks/page.py
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from results import Recorded, Row, Sheet, read, read_sheet, show_ratio
+
+from foveate.measure import machine_line
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
@@ -23,6 +24,7 @@ ratio that was to be reached: it is **met** where the whole interval stands abov
 the whole interval stands below, open in between. Losses stay in. What is no ratio stands in tables
 of its own.
 """
+PACKAGES = ("torch", "timm", "torchvision", "openvino", "onnxruntime")
 VERDICTS = {
     "met": "**met**",
     "missed": "*missed*",
@@ -64,26 +66,17 @@ def section(name: str, recorded: Recorded | Sheet) -> str:
     else:
         rows = table(comparison(recorded.rows))
         notes = [f"- {row.what}, {row.peer}: {row.note}" for row in recorded.rows if row.note]
+    machine = recorded.machine
+    on = [machine["gpu"]] if machine.get("gpu") else []
+    on += [machine["system"], machine_line(machine, PACKAGES)]
     lines = [
         f'<a id="{name}"></a>\n',
         f"## {recorded.title}\n",
         f"{recorded.says}\n",
-        f"`{recorded.command}`, on {where(recorded.machine)}\n",
+        f"`{recorded.command}`, on {', '.join(on)}.\n",
         *rows,
     ]
     return "\n".join(lines + (["", *notes] if notes else [])) + "\n"
-
-
-def where(machine: dict[str, Any]) -> str:
-    """The machine in a line."""
-    processor = f"{machine['processor']}, {machine['threads']} threads"
-    versions = [
-        f"{name} {machine['versions'][name]}"
-        for name in ("torch", "timm", "torchvision", "openvino", "onnxruntime")
-        if name in machine["versions"]
-    ]
-    named = [machine["gpu"], processor] if machine.get("gpu") else [processor]
-    return f"{', '.join([*named, machine['system'], *versions])}, {machine['date'][:10]}."
 
 
 def comparison(rows: list[Row]) -> dict[str, list[str]]:

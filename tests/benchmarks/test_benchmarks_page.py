@@ -41,7 +41,7 @@ def test_the_page(script, folder):
     assert [name for name, _ in found] == ["nets"]
     text = page.page(found)
     assert "| [Nets](#nets) | 1 | 1 | 0 |" in text
-    assert "`python benchmarks/nets.py`, on A chip, 2 threads, Linux 6, torch 2.15.0" in text
+    assert "`python benchmarks/nets.py`, on Linux 6, A chip, 2 threads, torch 2.15.0" in text
     lines = text.splitlines()
     assert "| what | peer | ratio | mark | verdict | ours |" in lines
     assert "| net / one | timm | 2.00x (1.90 to 2.10) | 1.5x | **met** | 1 ms |" in lines

@@ -10,6 +10,7 @@ from foveate.measure import (
     correlation,
     exponent,
     machine,
+    machine_line,
     mean_interval,
     paired,
     side_by_side,
@@ -155,3 +156,12 @@ def test_means_of_few_have_students_interval():
     assert high - mean == pytest.approx(2.776 * (2.5 / 5) ** 0.5, rel=1e-3)
     assert mean - low == pytest.approx(high - mean)
     assert mean_interval(np.array([1.0]))[1:] == (-np.inf, np.inf)
+
+
+def test_a_machine_in_a_line():
+    facts = {"processor": "Z80", "threads": 1, "date": "2026-01-02T03:04:05+00:00"}
+    facts["versions"] = {"torch": "2.9", "timm": "1.0"}
+    assert machine_line(facts) == "Z80, 1 thread, torch 2.9, 2026-01-02"
+    facts["threads"] = 2
+    several = machine_line(facts, ("torch", "openvino", "timm"))
+    assert several == "Z80, 2 threads, torch 2.9, timm 1.0, 2026-01-02"

@@ -10,7 +10,7 @@ import torch
 
 from foveate.backbones.base import Backbone, Size
 from foveate.backbones.registry import create_model, sizes
-from foveate.measure import count
+from foveate.measure import count, machine_line
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 BENCHMARKS = DOCS.parent / "benchmarks"
@@ -34,12 +34,9 @@ def backbones_page() -> str:
         families.setdefault(family, {})[name] = size
     parts = [INTRODUCTION]
     if timed:
-        where = timed["machine"]
         parts.append(
             "Times are of one image in eager PyTorch, float32, channels_last, on "
-            f"{where['processor']} with {where['threads']} threads, torch "
-            f"{where['versions']['torch']}, {where['date'][:10]}: "
-            "`python benchmarks/backbones.py`.\n"
+            f"{machine_line(timed['machine'])}: `python benchmarks/backbones.py`.\n"
         )
     parts += [*_learning(), *_against_timm()]
     for family in sorted(families, key=lambda f: f.__name__.lower()):

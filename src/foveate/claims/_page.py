@@ -3,6 +3,7 @@
 from typing import Any
 
 from foveate.catalog import paper
+from foveate.measure import machine_line
 
 VERDICTS = ("holds", "fails", "inconclusive")
 INTRODUCTION = """\
@@ -47,7 +48,6 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _section(row: dict[str, Any]) -> str:
-    facts = row["machine"]
     details = "\n".join(
         f"- {name.replace('_', ' ')}: {_words(v)}" for name, v in row["details"].items()
     )
@@ -55,8 +55,8 @@ def _section(row: dict[str, Any]) -> str:
         f"\n## {row['slug']}\n\n{paper(row['slug']).title}.\n\n{row['says']}\n\n"
         f"**{row['verdict']}**: {figure(row)}. The paper: {row['paper']}.\n\n{row['note']}\n\n"
         f"{details}\n\n"
-        f"{facts['processor']}, {facts['threads']} threads, torch {facts['versions']['torch']}, "
-        f"{facts['date'][:10]}, seed {row['asked']['seed']}, {row['minutes']:.1f} minutes."
+        f"{machine_line(row['machine'])}, seed {row['asked']['seed']}, "
+        f"{row['minutes']:.1f} minutes."
     )
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from foveate.measure import machine_line
+
 
 def in_integers(row: dict[str, Any]) -> str:
     """Which of the layers that came quantised a format computes in integers, or ""."""
@@ -15,7 +17,6 @@ def in_integers(row: dict[str, Any]) -> str:
 
 def model_card(facts: dict[str, Any]) -> str:
     """The text of the artifact's README.md, from what `model.json` says."""
-    machine = facts["machine"]
     labels = facts["labels"]
     shown = ", ".join(labels[:30]) + (f" and {len(labels) - 30} more" if len(labels) > 30 else "")
     rows = "\n".join(
@@ -47,8 +48,7 @@ holds inputs and the outputs to expect.
 {rows}
 {integers}
 Accuracy on {facts["judged_on"]} images of the {facts["judged_split"]} split, none of which was
-trained on. Latency of one image at a time on {machine["processor"]} with {machine["threads"]}
-threads, {machine["date"]}.
+trained on. Latency of one image at a time: {machine_line(facts["machine"])}.
 
 ## Limits
 

@@ -9,7 +9,7 @@ from foveate.measure.intervals import (
     mean_interval,
     median_interval,
 )
-from foveate.measure.machine import instruction_sets, machine
+from foveate.measure.machine import instruction_sets, machine, machine_line
 from foveate.measure.roofline import Ceilings, Placed, Waterline, ceilings, waterline
 from foveate.measure.timer import Ratio, Timing, paired, side_by_side, timing
 
@@ -31,6 +31,7 @@ __all__ = [
     "exponent",
     "instruction_sets",
     "machine",
+    "machine_line",
     "mean_interval",
     "median_interval",
     "paired",

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Collection
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +39,19 @@ def machine() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES if _version(name)},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def machine_line(facts: dict[str, Any], packages: Collection[str] = ("torch",)) -> str:
+    """What `machine` gave in a line: processor, threads, versions of some packages, and the day."""
+    threads, versions = facts["threads"], facts["versions"]
+    return ", ".join(
+        [
+            facts["processor"],
+            "1 thread" if threads == 1 else f"{threads} threads",
+            *(f"{name} {versions[name]}" for name in packages if name in versions),
+            facts["date"][:10],
+        ]
+    )
 
 
 def instruction_sets() -> list[str]:

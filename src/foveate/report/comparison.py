@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from foveate.measure import machine_line
 from foveate.report.html import Child, Html, document, interval, percent, scaled, table, tag
 from foveate.report.plots import Point, trade
 
 
 def comparison_page(facts: dict[str, Any]) -> Html:
     """The page of what `foveate.compare.compare` returned."""
-    asked, where = facts["asked"], facts["machine"]
+    asked = facts["asked"]
     unit = "multiply-adds" if asked["equal"] == "macs" else "parameters"
     points = [
         Point(row["name"], row["latency_ms"]["median"], row["top1"], "b" if i == 0 else "a")
@@ -51,8 +52,7 @@ def comparison_page(facts: dict[str, Any]) -> Html:
             tag("p", said),
             tag(
                 "p",
-                f"{where['processor']}, {where['threads']} threads, torch "
-                f"{where['versions']['torch']}, {where['date'][:10]}.",
+                f"{machine_line(facts['machine'])}.",
                 class_="missing",
             ),
         ),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from foveate.measure import machine_line
 from foveate.report.html import (
     Child,
     Html,
@@ -35,7 +36,6 @@ def guidance_page(facts: dict[str, Any], title: str) -> Html:
         facts: of `Guided`.
         title: names the model.
     """
-    where = facts["machine"]
     sections = [
         ("The front", [tag("div", _plot(facts), class_="plots"), _front(facts)]),
         ("What each part costs alone", _sensitivities(facts)),
@@ -51,8 +51,7 @@ def guidance_page(facts: dict[str, Any], title: str) -> Html:
             [tag("p", sentence) for sentence in rest],
             tag(
                 "p",
-                f"{where['processor']}, {where['threads']} threads, torch "
-                f"{where['versions']['torch']}, {where['date'][:10]}. Programs of one image in "
+                f"{machine_line(facts['machine'])}. Programs of one image in "
                 f"{facts['runtime']}; {facts['seconds']:.0f} seconds were spent.",
                 class_="missing",
             ),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from foveate.measure import machine_line
 from foveate.report.axes import axes, place, span, whole_percent
 from foveate.report.html import (
     Child,
@@ -43,15 +44,13 @@ def profile_page(facts: dict[str, Any], words: list[str]) -> Html:
         ("Every layer", [_layers(row) for row in facts["models"]]),
     ]
     main = [tag("section", tag("h2", name), body) for name, body in sections if body]
-    where = facts["machine"]
     header = [
         tag("p", f"{facts['resolution']} pixels, batch {facts['batch']}", class_="kicker"),
         tag("h1", title),
         [tag("p", sentence) for sentence in words],
         tag(
             "p",
-            f"{where['processor']}, {where['threads']} threads, torch "
-            f"{where['versions']['torch']}, {where['date'][:10]}. Ceilings measured "
+            f"{machine_line(facts['machine'])}. Ceilings measured "
             f"{facts['ceilings']['date'][:10]}: {facts['ceilings']['flops'] / 1e9:,.0f} GFLOP/s "
             f"({facts['ceilings']['by']}), "
             f"{facts['ceilings']['bytes'] / 1e9:,.1f} GB/s.",
