@@ -55,9 +55,8 @@ def quantise(
 def quantise_onnx(program: Path, images: np.ndarray, to: Path) -> None:
     """Write a float ONNX program in INT8 for ONNX Runtime, with 7 bits for weights where needed.
 
-    Layers alone are quantised: what lies between them loses accuracy, and gains no time. So do
-    attention's own products, of what is no weight, and the grids of what products give: they
-    give floats.
+    Layers alone are quantised, and products give floats: what lies between layers, and attention's
+    products of what are no weights, would lose accuracy in integers, and gain no time.
 
     Args:
         program: as `write_program` writes it; left as it is.
