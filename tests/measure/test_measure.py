@@ -1,5 +1,6 @@
 """Figures that a noisy machine does not fool."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from foveate.measure import (
     machine_line,
     mean_interval,
     paired,
+    race,
     side_by_side,
     timing,
 )
@@ -123,6 +125,45 @@ def test_the_same_is_inconclusive_and_a_tenth_is_found(simulated):
         slower.append(paired(lambda: 1.1, lambda: 1.0, seconds=0, least=60).verdict)
     assert same.count("inconclusive") >= 45
     assert slower.count("slower") == 50
+
+
+def test_a_race_finds_the_fastest_on_a_machine_whose_pace_changes(monkeypatch):
+    """The pace halves and doubles; a tenth slower drops out, a hundredth may not."""
+    chance = np.random.default_rng(0)
+    calls = {"slow": 1.5, "near": 1.01, "fast": 1.0, "tenth": 1.1}
+    now = 0.0
+
+    def seconds(call) -> float:
+        nonlocal now
+        taken = 1e-3 * call() * chance.lognormal(0, 0.05) * (2 if now % 2 > 1 else 1)
+        now += taken
+        return taken
+
+    monkeypatch.setattr("foveate.measure.timer._seconds", seconds)
+    monkeypatch.setattr("foveate.measure.timer.time", SimpleNamespace(perf_counter=lambda: now))
+    named = {name: partial(float, value) for name, value in calls.items()}
+    found = race(named, seconds=8.0)
+    assert list(found) == ["fast", "near", "tenth", "slow"]
+    for name, value in calls.items():
+        assert found[name].median / found["fast"].median == pytest.approx(value, rel=0.06)
+    assert found["slow"].runs < found["tenth"].runs < found["near"].runs <= found["fast"].runs
+    assert found["tenth"].low > found["fast"].median
+    assert now < 8.1
+
+
+def test_a_race_of_one_takes_its_share(monkeypatch):
+    now = 0.0
+
+    def seconds(call) -> float:
+        nonlocal now
+        now += call()
+        return call()
+
+    monkeypatch.setattr("foveate.measure.timer._seconds", seconds)
+    monkeypatch.setattr("foveate.measure.timer.time", SimpleNamespace(perf_counter=lambda: now))
+    found = race({"a": lambda: 1e-3, "b": lambda: 9e-3}, seconds=4.0)
+    assert found["b"].runs == 8
+    assert 2.0 <= now < 2.1
 
 
 def test_a_noisy_machine_is_said(monkeypatch):

@@ -48,7 +48,7 @@ class Candidate:
             integers; `precision` is what the others compute in.
         score: points of accuracy.
         error: largest error of the logits, against the largest logit.
-        milliseconds: a batch; its bounds are `low` and `high`, where it was timed more than once.
+        milliseconds: a batch; its bounds are `low` and `high`, where it raced (`measure.race`).
         why: why it may not be chosen, or "".
     """
 

@@ -24,20 +24,13 @@ from foveate.deploy.parity import parity
 from foveate.deploy.programs import Programs
 from foveate.deploy.quantise import CALIBRATION_IMAGES
 from foveate.deploy.runtimes import Logits, computes_bfloat16, executed
+from foveate.deploy.timed import at_pace, best, in_order, near, pace, speed, timed, variants
 from foveate.errors import FoveateError
-from foveate.measure import Timing, machine, side_by_side
+from foveate.measure import machine
 
 JUDGE_BATCH = 16
-LEADERS = 3
-"""Candidates that are timed longer, and with fewer threads or more streams."""
-LEVEL = 1.1
-"""Candidates within so many times the fastest's brief time are timed longer too."""
-EVEN = 1.03
-"""Candidates within so many times the fastest are taken for even, and the most accurate leads."""
 HOPELESS = 3.0
 """A candidate that is so many times slower at a first look is looked at no further."""
-NEAR = 1.5
-"""Candidates within so many times the fastest's first look are timed in turns."""
 HOW = ((False, False), (True, False), (False, True))
 """How INT8 programs are made, in order: whether `tight`, and whether `gentle`."""
 FALLBACK_SECONDS = 60.0
@@ -162,27 +155,24 @@ class Search:
         graphs = self.programs.graphs
         brief = self._seconds / 4
         floats = [self._judge(row) for graph in graphs for row in self._floats_of(graph)]
-        once = self._time([row for row in floats if not row.why], batch, brief)
+        rows = self._time([row for row in floats if not row.why], batch, brief)
         int8, untried = [], []
-        for graph in sorted(graphs, key=lambda graph: _best(once, graph)):
+        for graph in sorted(graphs, key=lambda graph: best(rows, graph)):
             found, missed = self._int8_of(graph)
             int8 += found
             untried += missed
-        once += self._time([row for row in int8 if not row.why], batch, brief)
-        failed = [row for row in int8 if row.why and row.error]
-        failed = self._time(failed, batch, brief)
-        edited = [row for row in failed if row.runtime == "openvino"]
-        if edited and _best(edited) < _best(once):
+        rows = self._beside(rows, [row for row in int8 if not row.why or row.error], batch, brief)
+        failed = [row for row in rows if row.why and row.runtime == "openvino"]
+        if failed and best(failed) < best(_kept(rows)):
             self._told("returning layers to float")
-            once += self._time(self._mixed(min(edited, key=_speed)), batch, brief)
-        once.sort(key=_speed)
-        level = sum(_speed(row) < LEVEL * _best(once) for row in once)
-        first = max(LEADERS, level)
-        final, missed = self._final(once[:first], batch)
+            rows = self._beside(rows, self._mixed(min(failed, key=speed)), batch, brief)
+        final, missed = self._final(near(_kept(rows)), batch)
+        rest = sorted(at_pace(rows, final), key=speed)
+        away = [row for row in floats if row.why and row.error]
+        away += [row for row in rest if row.why]
         unheard = [row for row in floats + int8 if row.why and not row.error]
         untried += self._twice_quantised(graphs[0])
-        away = [row for row in floats if row.why and row.error] + failed
-        return [*final, *once[first:], *away, *unheard, *untried, *missed]
+        return [*final, *_kept(rest), *away, *unheard, *untried, *missed]
 
     def _floats_of(self, graph: str) -> list[Candidate]:
         """The ways of a graph that quantise nothing; PyTorch takes the network as it comes."""
@@ -257,19 +247,15 @@ class Search:
     def _final(
         self, leaders: list[Candidate], batch: int
     ) -> tuple[list[Candidate], list[Candidate]]:
-        """The leaders timed again, with fewer threads and more streams beside them.
+        """The leaders raced longer, with fewer threads and more streams beside them.
 
-        The fastest comes first, or the most accurate of those that are even with it.
+        In the order of `in_order`; and those that there was no time for.
         """
-        several = torch.get_num_threads() > 1
-        more = _variants(leaders[:LEADERS], batch) if several else []
+        more = variants(leaders, batch) if torch.get_num_threads() > 1 else {}
         if self._left() < self._seconds * (len(leaders) + len(more)):
-            return leaders, [replace(row, milliseconds=None, why=self._no_time()) for row in more]
+            return leaders, [replace(row, why=self._no_time()) for row in more]
         self._told("timing")
-        final = sorted(self._time(leaders + more, batch, self._seconds), key=_speed)
-        even = [row for row in final if _speed(row) <= EVEN * _speed(final[0])]
-        lead = sorted(even, key=lambda row: -row.score)[:1]
-        return [*lead, *(row for row in final if row not in lead)], []
+        return in_order(self._time(list(more), batch, self._seconds, leaders), more), []
 
     # ------------------------------------------------------------ one candidate
 
@@ -283,10 +269,10 @@ class Search:
         if not self.programs.is_sound(row):
             return replace(row, why="not safe: in a trial its process crashed")
         runtime = self.programs.start(row, JUDGE_BATCH)
-        pace = _pace(partial(runtime, self._images[:JUDGE_BATCH]))
-        self._pace = min(self._pace, pace)
-        if pace > max(HOPELESS * self._pace, 0.02):
-            return replace(row, why=f"{pace / self._pace:.0f} times as slow at a first look")
+        taken = pace(partial(runtime, self._images[:JUDGE_BATCH]))
+        self._pace = min(self._pace, taken)
+        if taken > max(HOPELESS * self._pace, 0.02):
+            return replace(row, why=f"{taken / self._pace:.0f} times as slow at a first look")
         logits = _in_parts(runtime, self._images)
         points = self._score(logits)
         largest = max(float(np.abs(self._expected).max()), 1e-12)
@@ -296,25 +282,27 @@ class Search:
         integers = len(executed(runtime, self.programs.layers).integers)
         return replace(row, score=points, error=error, why=why, integers=integers)
 
-    def _time(self, rows: list[Candidate], batch: int, seconds: float) -> list[Candidate]:
-        """Candidates with their times for one batch: by a look, then the near ones in turns."""
-        if not rows:
+    def _beside(
+        self, rows: list[Candidate], more: list[Candidate], batch: int, seconds: float
+    ) -> list[Candidate]:
+        """Rows that were timed before, and more of them, all at one pace."""
+        times = self._time(more, batch, seconds, near(_kept(rows))[:1]) if more else []
+        return [*at_pace(rows, times), *times]
+
+    def _time(
+        self,
+        rows: list[Candidate],
+        batch: int,
+        seconds: float,
+        entered: Collection[Candidate] = (),
+    ) -> list[Candidate]:
+        """Candidates with their times for one batch, as `timed` takes them."""
+        if not rows and not entered:
             return []
         repeats = -(-batch // len(self._images))
         images = np.concatenate([self._images] * repeats)[:batch]
-        calls = {row: partial(self.programs.start(row, batch), images) for row in rows}
-        looks = {row: _pace(call) for row, call in calls.items()}
-        near = {row: call for row, call in calls.items() if looks[row] < NEAR * min(looks.values())}
-        times = side_by_side(
-            {row.name: call for row, call in near.items()}, seconds=seconds, least=4, settled=True
-        )
-        timed = []
-        for row in rows:
-            if row in near:
-                timed.append(replace(row, **_figures(times[row.name])))
-            else:
-                timed.append(replace(row, milliseconds=1e3 * looks[row]))
-        return timed
+        calls = {row: partial(self.programs.start(row, batch), images) for row in [*rows, *entered]}
+        return timed(calls, seconds, entered)
 
     # ------------------------------------------------------------ what is judged by
 
@@ -368,43 +356,14 @@ class _Left:
         self._left, self._since = self(), None
 
 
-def _variants(leaders: list[Candidate], batch: int) -> list[Candidate]:
-    """Leaders with one thread for one image, with streams for batches that these divide."""
-    if batch == 1:
-        return [replace(row, threads=1) for row in leaders if row.runtime != "torch"]
-    counts = {count for count in (2, torch.get_num_threads()) if batch % count == 0}
-    split = [row for row in leaders if row.runtime == "openvino"]
-    return [replace(row, streams=count) for row in split for count in sorted(counts)]
-
-
-def _speed(row: Candidate) -> float:
-    return float("inf") if row.milliseconds is None else row.milliseconds
-
-
-def _best(rows: list[Candidate], graph: str | None = None) -> float:
-    """Milliseconds of the fastest, of one graph or of all."""
-    return min((_speed(row) for row in rows if graph in (None, row.graph)), default=float("inf"))
+def _kept(rows: list[Candidate]) -> list[Candidate]:
+    """Those that may be chosen."""
+    return [row for row in rows if not row.why]
 
 
 def _in_parts(network: Logits, images: np.ndarray) -> np.ndarray:
     parts = range(0, len(images), JUDGE_BATCH)
     return np.concatenate([network(images[i : i + JUDGE_BATCH]) for i in parts])
-
-
-def _pace(call: Callable[[], Any]) -> float:
-    """Seconds of a call that is not the first: the best of two, of five where they are short."""
-    call()
-    times: list[float] = []
-    while len(times) < 2 or (len(times) < 5 and sum(times) < 0.2):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def _figures(timing: Timing) -> dict[str, float]:
-    figures = timing.milliseconds()
-    return {"milliseconds": figures["median"], "low": figures["low"], "high": figures["high"]}
 
 
 def _hits(targets: np.ndarray, logits: np.ndarray) -> float:

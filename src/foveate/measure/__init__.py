@@ -11,7 +11,7 @@ from foveate.measure.intervals import (
 )
 from foveate.measure.machine import instruction_sets, machine, machine_line
 from foveate.measure.roofline import Ceilings, Placed, Waterline, ceilings, waterline
-from foveate.measure.timer import Ratio, Timing, paired, side_by_side, timing
+from foveate.measure.timer import Ratio, Timing, paired, race, side_by_side, timing
 
 __all__ = [
     "Ceilings",
@@ -35,6 +35,7 @@ __all__ = [
     "mean_interval",
     "median_interval",
     "paired",
+    "race",
     "side_by_side",
     "timing",
     "waterline",

@@ -1,5 +1,6 @@
 """Timing that a noisy machine does not fool: warmed up, interleaved, with intervals."""
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -114,29 +115,89 @@ def paired(
     return Ratio.of(taken["a"], taken["b"])
 
 
+def race(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float = 5.0,
+    least: int = 8,
+    settled: bool = False,
+) -> dict[str, Timing]:
+    """Time several calls in turn until the fastest is told from the others; it comes first.
+
+    Now and then those that are clearly slower than the fastest drop out, so that the time
+    goes to those that are hard to tell apart. The time of a call is the fastest's time
+    multiplied by the median of its ratios to it, over the rounds that it was in: a pace
+    that changes meanwhile changes no order. So its interval is that of the comparison:
+    where the fastest's time lies within it, the two are not told apart.
+
+    Args:
+        calls: what to time, by name.
+        seconds: at most, for all of them together; one that is left alone takes its share.
+        least: fewest rounds before a call drops out.
+        settled: as `side_by_side` takes it.
+    """
+    for call in calls.values():
+        _warm_up(call)
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    running, check, best = list(calls), least, ""
+    start = time.perf_counter()
+    for rounds in itertools.count(1):
+        _round({name: calls[name] for name in running}, taken, settled)
+        gone = time.perf_counter() - start
+        over = rounds >= least and gone >= seconds / (len(calls) if len(running) == 1 else 1)
+        if over or rounds == check:
+            check += -(-check // 2)
+            best = min(running, key=lambda name: np.median(taken[name]))
+            running = [name for name in running if not _is_slower(taken[name], taken[best])]
+        if over:
+            break
+    found = {name: _against(np.array(taken[best]), np.array(taken[name])) for name in calls}
+    found[best] = Timing.of(np.array(taken[best]))
+    return dict(sorted(found.items(), key=lambda item: (item[0] != best, item[1].median)))
+
+
+def _is_slower(seconds: list[float], best: list[float]) -> bool:
+    """Whether more rounds than chance explains were slower (a sign test, one in 200)."""
+    rounds = len(seconds)
+    slower = sum(mine > other for mine, other in zip(seconds, best, strict=True))
+    return slower > rounds / 2 + 1.29 * rounds**0.5
+
+
+def _against(best: np.ndarray, seconds: np.ndarray) -> Timing:
+    """The time of a call by its ratios to the fastest, in its first rounds."""
+    ratio = Ratio.of(seconds, best[: len(seconds)])
+    scale = float(np.median(best))
+    return Timing(scale * ratio.median, scale * ratio.low, scale * ratio.high, ratio.pairs)
+
+
 def _rounds(
     calls: Mapping[str, Callable[[], Any]], seconds: float, least: int, settled: bool = False
 ) -> dict[str, np.ndarray]:
-    """Seconds of each call in every round, once all are warm.
+    """Seconds of each call in every round, once all are warm."""
+    for call in calls.values():
+        _warm_up(call)
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < least or time.perf_counter() < end:
+        _round(calls, taken, settled)
+        rounds += 1
+    return {name: np.array(values) for name, values in taken.items()}
+
+
+def _round(
+    calls: Mapping[str, Callable[[], Any]], taken: dict[str, list[float]], settled: bool
+) -> None:
+    """Time each call once more.
 
     The order of the calls turns round from round to round, so that none is
     always the one that finds the caches cold.
     """
-    for call in calls.values():
-        _warm_up(call)
     names = list(calls)
-    rows: list[list[float]] = []
-    end = time.perf_counter() + seconds
-    while len(rows) < least or time.perf_counter() < end:
-        order = names if len(rows) % 2 else names[::-1]
-        row = {}
-        for name in order:
-            if settled:
-                calls[name]()
-            row[name] = _seconds(calls[name])
-        rows.append([row[name] for name in names])
-    table = np.array(rows)
-    return {name: table[:, i] for i, name in enumerate(names)}
+    for name in names if len(taken[names[0]]) % 2 else names[::-1]:
+        if settled:
+            calls[name]()
+        taken[name].append(_seconds(calls[name]))
 
 
 def _warm_up(call: Callable[[], Any], seconds: float = 1.0) -> None:
