@@ -15,6 +15,9 @@
 
 #define MOST_TAPS 64 /* rows of a kernel */
 #define SMALL 1024   /* pixels of a map up to which the caches hold two slabs */
+#define UNITS 16     /* fewest units of work on the way back, for as many threads */
+#define APART 4      /* parts of the batch there, for threads that do not meet */
+#define MOST_SHARES (1 << 19) /* floats of all parts' gradients of the taps */
 
 /* ---------------------------------------------------------------- rows under the kernel */
 
@@ -370,9 +373,9 @@ static void convolve_parts(int64_t begin, int64_t end, void *context) {
         for (int64_t image = first; image < last; image++)
             if (d->kernel_h == COPY) copy(d, image);
             else {
-                slab now = {image, at.block * LANES}, next = {image, now.channel + LANES};
-                if (last - first > 1 || next.channel >= d->channels)
-                    next = (slab){least(image + 1, batch - 1), last - first > 1 ? now.channel : 0};
+                slab now = {image, at.block * LANES}, next = {image + 1, now.channel};
+                if (image + 1 == last) next = (slab){first, now.channel + LANES};
+                if (next.channel >= d->channels) next = (slab){least(last, batch - 1), 0};
                 if (is_flat(d)) convolve_flat(d, now, job->taps + at.taps, shares != 0, memory);
                 else if (is_column(d)) convolve_columns(d, now, job->taps + at.taps, shares, memory);
                 else convolve(d, now, next, job->taps + at.taps, shares, memory);
@@ -404,17 +407,27 @@ static void add_shares(int64_t begin, int64_t end, void *context) {
     }
 }
 
-static int run_parts(parts_job *job, int64_t splits, int learns, loop run) {
+/* Parts of the batch on the way back, by shapes alone, so that threads don't change the result:
+ * enough for many threads, and where taps are few so many that threads rarely meet. Lines of the
+ * cache are fetched in pairs, and in channels_last the next channels of a pixel lie in the next line:
+ * threads that share an image write to one pair. */
+INLINE int64_t splits_back(const parts_job *job) {
+    int64_t each = each_image(job), few = (UNITS + each - 1) / each;
+    int64_t apart = least(APART, MOST_SHARES / most(job->floats, 1));
+    return least(job->parts->batch, most(few, apart));
+}
+
+static int run_parts(parts_job *job, int learns, loop run) {
     int64_t each = each_image(job);
-    job->splits = splits;
     for (int p = 0; p < job->count; p++)
         if (job->parts[p].kernel_h != COPY)
             job->floats += blocks_of(job->parts + p) * tap_floats(job->parts + p);
+    job->splits = learns ? splits_back(job) : job->parts->batch;
     job->taps = zeros(most(job->floats, LANES));
-    if (learns) job->shares = zeros(splits * job->floats);
+    if (learns) job->shares = zeros(job->splits * job->floats);
     int failed = !job->taps || (learns && !job->shares) ||
                  run(0, each, 16, read_all_taps, job) ||
-                 run(0, splits * each, 1, convolve_parts, job) || job->failed ||
+                 run(0, job->splits * each, 1, convolve_parts, job) || job->failed ||
                  (learns && run(0, each, 16, add_shares, job));
     free(job->taps);
     free(job->shares);
@@ -424,16 +437,12 @@ static int run_parts(parts_job *job, int64_t splits, int learns, loop run) {
 /* Convolve groups of channels of the same maps, each with a kernel of its own or none. */
 int foveate_depthwise(const depthwise *parts, int count, loop run) {
     parts_job job = {.parts = parts, .count = count};
-    return run_parts(&job, parts->batch, 0, run);
+    return run_parts(&job, 0, run);
 }
 
-/* The same on the way back, with the gradients of weights and biases.
- *
- * Images are split into parts whose number depends on shapes alone, and their
- * sums are added in order, so that threads don't change the result.
- */
+/* The same on the way back, with the gradients of weights and biases: each part of the batch has its
+ * own, which are added in order. */
 int foveate_depthwise_back(const depthwise *parts, int count, loop run) {
     parts_job job = {.parts = parts, .count = count};
-    int64_t each = each_image(&job);
-    return run_parts(&job, least(parts->batch, (16 + each - 1) / each), 1, run);
+    return run_parts(&job, 1, run);
 }
