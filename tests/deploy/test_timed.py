@@ -96,6 +96,21 @@ def test_what_a_first_look_finds_slow_races_only_where_it_must(clock):
     assert raced[1].low == pytest.approx(20)
 
 
+def test_what_was_slow_at_one_look_is_looked_at_again(clock):
+    """Others had the machine while the second candidate was looked at first."""
+
+    def takes_ten():
+        clock[0] += 0.01
+
+    def takes_ten_and_once_long():
+        clock[0] += 0.05 if clock[0] < 0.35 else 0.01
+
+    untimed = {"milliseconds": None, "low": None, "high": None}
+    plain, hit = (replace(row(precision), **untimed) for precision in ("float32", "int8"))
+    found = timed({plain: takes_ten, hit: takes_ten_and_once_long}, 0.1)
+    assert [each.low for each in found] == pytest.approx([10, 10])
+
+
 def test_a_pace_that_halved_since_bars_nothing(clock):
     """What is new races beside what was timed at another pace, as it is looked at anew too."""
 
