@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from foveate.deploy import Candidate
-from foveate.deploy.timed import at_pace, in_order, near, timed, variants
+from foveate.deploy.timed import at_pace, in_order, near, timed, undecided, variants
 
 
 def row(precision="float32", score=90.0, milliseconds=10.0, low=None, **how):
@@ -26,6 +26,16 @@ def test_one_thread_leads_only_where_it_is_told_from_two():
     assert with_one_thread([unclear], 8.0)[0] == unclear
     assert with_one_thread([clear], 8.0)[0].threads == 1
     assert with_one_thread([clear], 8.0)[1] == clear
+
+
+def test_a_variant_in_front_is_timed_again_beside_its_program_until_it_is_told_from_it():
+    unclear, clear, other = row(low=7.0), row(low=9.0), row("int8", milliseconds=8.5)
+    for whole, again in ((unclear, True), (clear, False)):
+        parents = variants([whole], 1)
+        quick = [replace(variant, milliseconds=8.0) for variant in parents]
+        assert undecided([other, whole, *quick], parents) == ([*quick, whole] if again else [])
+        assert undecided([row("int4", milliseconds=5.0), whole, *quick], parents) == []
+    assert undecided([], {}) == []
 
 
 def test_where_one_thread_may_not_lead_the_next_does():

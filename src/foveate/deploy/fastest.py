@@ -24,13 +24,26 @@ from foveate.deploy.parity import parity
 from foveate.deploy.programs import Programs
 from foveate.deploy.quantise import CALIBRATION_IMAGES
 from foveate.deploy.runtimes import Logits, computes_bfloat16, executed
-from foveate.deploy.timed import at_pace, best, in_order, near, pace, speed, timed, variants
+from foveate.deploy.timed import (
+    at_pace,
+    best,
+    in_order,
+    near,
+    pace,
+    speed,
+    timed,
+    undecided,
+    variants,
+)
 from foveate.errors import FoveateError
 from foveate.measure import machine
 
 JUDGE_BATCH = 16
 HOPELESS = 3.0
 """A candidate that is so many times slower at two looks is looked at no further."""
+DECIDING = 4
+"""A variant and the program that it came from are timed so many times as long as leaders, where
+nothing less tells them apart."""
 HOW = ((False, False), (True, False), (False, True))
 """How INT8 programs are made, in order: whether `tight`, and whether `gentle`."""
 FALLBACK_SECONDS = 60.0
@@ -255,7 +268,11 @@ class Search:
         if self._left() < self._seconds * (len(leaders) + len(more)):
             return leaders, [replace(row, why=self._no_time()) for row in more]
         self._told("timing")
-        return in_order(self._time(list(more), batch, self._seconds, leaders), more), []
+        rows = self._time(list(more), batch, self._seconds, leaders)
+        if pair := undecided(rows, more):
+            times = self._time([], batch, DECIDING * self._seconds, pair)
+            rows = [*at_pace(rows, times), *times]
+        return in_order(rows, more), []
 
     # ------------------------------------------------------------ one candidate
 

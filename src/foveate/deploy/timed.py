@@ -110,6 +110,20 @@ def in_order(rows: list[Candidate], parents: Mapping[Candidate, Candidate]) -> l
     return [*lead, *(row for row in ordered if row not in lead)]
 
 
+def undecided(rows: list[Candidate], parents: Mapping[Candidate, Candidate]) -> list[Candidate]:
+    """The fastest and the program that it is a variant of, where time does not tell the two.
+
+    Args:
+        parents: what `variants` gave.
+    """
+    if not rows:
+        return []
+    first = min(rows, key=speed)
+    wholes = {row.name: parent.name for row, parent in parents.items()}
+    whole = [row for row in rows if row.name == wholes.get(first.name)]
+    return [first, *whole] if any(_least(row) <= speed(first) for row in whole) else []
+
+
 def speed(row: Candidate) -> float:
     """Milliseconds of a batch; no end of them where it was not timed."""
     return float("inf") if row.milliseconds is None else row.milliseconds
