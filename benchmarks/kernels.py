@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from foveate import memory
 from foveate.measure import ceilings, paired, side_by_side
 from foveate.ops.kernels import (
+    batch_norm,
     depthwise_conv2d,
     gelu,
     inception_mix,
@@ -145,6 +146,15 @@ def main() -> None:
             (x,),
             forward=2,
             both=2,
+            layouts=("channels_last",),
+        )
+    for channels, side in ((16, 32), (40, 56), *MAPS):
+        add(
+            f"batch norm in training, {channels}x{side}x{side}",
+            "PyTorch",
+            lambda x, w, b: batch_norm(x, w, b)[0],
+            lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+            (torch.randn(32, channels, side, side), torch.randn(channels), torch.randn(channels)),
             layouts=("channels_last",),
         )
     for channels, side in ((40, 56), (80, 28), (160, 14), (320, 7), *MAPS):

@@ -1,9 +1,13 @@
 """How kernels are compared with their twins."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
 from foveate.ops.kernels import depthwise
+
+BATCH_NORM = import_module("foveate.ops.kernels.batch_norm")  # of the package it is the function
 
 MEASURED = depthwise.pays
 
@@ -12,6 +16,8 @@ MEASURED = depthwise.pays
 def _kernels_run_where_they_do_not_pay(monkeypatch):
     """So that small maps test them."""
     monkeypatch.setattr(depthwise, "pays", lambda *arguments: True)
+    monkeypatch.setattr(BATCH_NORM, "LEAST", 0)
+    monkeypatch.setattr(BATCH_NORM, "FEW", 1 << 20)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ NETS = [
     "convnext_mini32",
     "timm/convnext_atto",
     "timm/inception_next_atto",
+    "timm/lcnet_050",
 ]
 
 

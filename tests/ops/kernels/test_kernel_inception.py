@@ -16,6 +16,11 @@ def test_it_is_split_convolve_concatenate(library, maps, agrees, channels, width
     agrees(inception_mix, plain_inception_mix, (maps(2, channels, 13, 14), *weights(width)))
 
 
+def test_an_image_is_gone_through_in_parts(library, maps, agrees):
+    """Rows are so long that in channels_last its parts of the mixer do 7 of them at a time."""
+    agrees(inception_mix, plain_inception_mix, (maps(2, 64, 20, 97), *weights(8)))
+
+
 def test_gradients_of_gradients(library):
     x, rest = torch.randn(1, 8, 5, 5, requires_grad=True), weights(1)
 

@@ -5,6 +5,7 @@ everywhere else. `accelerate` and `accelerated` let any network use them.
 """
 
 from foveate.ops.kernels.accelerate import accelerate, accelerated, restore
+from foveate.ops.kernels.batch_norm import batch_norm
 from foveate.ops.kernels.depthwise import DepthwiseConv2d, depthwise_conv2d
 from foveate.ops.kernels.gelu import gelu
 from foveate.ops.kernels.inception import inception_mix
@@ -15,6 +16,7 @@ __all__ = [
     "DepthwiseConv2d",
     "accelerate",
     "accelerated",
+    "batch_norm",
     "depthwise_conv2d",
     "gelu",
     "inception_mix",

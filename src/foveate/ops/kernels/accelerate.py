@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from foveate.ops.kernels.batch_norm import batch_norm_forward
 from foveate.ops.kernels.depthwise import LARGEST, conv_forward
 from foveate.ops.kernels.gelu import gelu
 from foveate.ops.kernels.inception import inception_mix
@@ -36,7 +37,7 @@ def accelerate(model: nn.Module) -> list[str]:
     Parameters, names and hooks stay as they are, and results are the same up
     to rounding; where a kernel can't run (another device or type, tracing,
     exporting) PyTorch does, as before. Known are depthwise `nn.Conv2d`s,
-    GELUs, layer norms of maps, Inception mixers, and blocks of ConvNeXt's
+    GELUs, batch norms in training, layer norms of maps, Inception mixers, and blocks of ConvNeXt's
     pattern, in Foveate's backbones, timm's, torchvision's and others' networks.
 
     Args:
@@ -104,6 +105,7 @@ _is_channel_norm = _one_of(
     "timm.layers.norm.LayerNorm2d",
     "torchvision.models.convnext.LayerNorm2d",
 )
+_is_norm_with_act = _one_of("timm.layers.norm_act.BatchNormAct2d")
 _is_mixer = _one_of(
     "foveate.ops.inceptionnext.InceptionDepthwise", "timm.models.inception_next.InceptionDWConv2d"
 )
@@ -125,6 +127,10 @@ def _norm_forward(norm: Any, x: Tensor) -> Tensor:
     if norm.weight is None or x.shape[1:2] != norm.normalized_shape:
         return type(norm).forward(norm, x)
     return layer_norm_channels(x, norm.weight, norm.bias, norm.eps)
+
+
+def _norm_act_forward(norm: Any, x: Tensor) -> Tensor:
+    return norm.act(norm.drop(batch_norm_forward(norm, x)))
 
 
 def _gelu_forward(act: Any, x: Tensor) -> Tensor:
@@ -150,6 +156,8 @@ def _block_forward(block: Any, x: Tensor) -> Tensor:
 SHORTCUTS = (
     Shortcut(_is_depthwise, "_conv_forward", conv_forward),
     Shortcut(is_gelu, "forward", _gelu_forward),
+    Shortcut(lambda module: type(module) is nn.BatchNorm2d, "forward", batch_norm_forward),
+    Shortcut(_is_norm_with_act, "forward", _norm_act_forward),
     Shortcut(_is_channel_norm, "forward", _norm_forward),
     Shortcut(_is_undilated_mixer, "forward", _mixer_forward),
     Shortcut(_is_block, "forward", _block_forward),

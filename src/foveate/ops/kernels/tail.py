@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from foveate.ops.kernels.batch_norm import follow
 from foveate.ops.kernels.mlp import fits, mlp
 from foveate.ops.kernels.moments import channel_moments
 
@@ -45,7 +46,7 @@ def fused_tail(block: nn.Module, layers: Layers, x: Tensor, residual: Tensor) ->
         eps = norm.eps
         scale, shift = norm.weight, norm.bias
     else:
-        scale, shift = _batch_norm(norm, x)  # pyright: ignore[reportArgumentType]
+        x, scale, shift = _batch_norm(norm, x)  # pyright: ignore[reportArgumentType]
     if shift is not None:
         b1 = b1 + w1 @ shift
     if scale is not None:
@@ -114,32 +115,18 @@ def _affine(layer: nn.Module) -> tuple[Tensor, Tensor]:
     return weight, layer.bias if layer.bias is not None else weight.new_zeros(len(weight))  # pyright: ignore
 
 
-def _batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift of each channel; running statistics move as in the module."""
+def _batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The maps, and scale and shift of each channel; running statistics move as in the module."""
     if norm.training or norm.running_mean is None or norm.running_var is None:
-        mean, variance = channel_moments(x)
-        if norm.training and norm.running_mean is not None:
-            _follow(norm, mean.detach(), variance.detach(), x.numel() // x.shape[1])
+        x, mean, variance = channel_moments(x)
+        follow(norm, mean.detach(), variance.detach(), x.numel() // x.shape[1])
     else:
         mean, variance = norm.running_mean, norm.running_var
     scale = torch.rsqrt(variance + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight
     shift = -mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias
-
-
-@torch.no_grad()
-def _follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, pixels: int) -> None:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    share = norm.momentum
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if share is None:
-            share = 1 / float(norm.num_batches_tracked)
-    norm.running_mean.lerp_(mean, share or 0.0)
-    norm.running_var.lerp_(variance * (pixels / max(1, pixels - 1)), share or 0.0)
+    return x, scale, shift if norm.bias is None else shift + norm.bias
 
 
 def _kept_images(drop_path: nn.Module, x: Tensor) -> Tensor | None:

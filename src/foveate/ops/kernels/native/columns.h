@@ -143,15 +143,15 @@ INLINE void down_rows(
     if (learns && !TOGETHER) learn_all_taps(T, s, d, lanes, apart);
 }
 
-/* All rows, from the maps' first ones; `zero` is a row of zeros. */
-INLINE void all_rows(
-    columns *s, const depthwise *d, const float *x, float *y, const float *seen, const float *zero,
-    int lanes, const int apart, const int learns
+/* A slab's rows, of maps that are given from their first ones on; `zero` is a row of zeros. */
+INLINE void slab_rows(
+    columns *s, const depthwise *d, slab now, const float *x, float *y, const float *seen,
+    const float *zero, int lanes, const int apart, const int learns
 ) {
     const int tile = learns ? LEARNED_TILE : TILE;
     s->row = d->x.h, s->y_row = d->y.h, s->seen_row = d->seen.h, s->pad = d->pad_h, s->count = d->kernel_h;
-    for (int64_t row = 0; row < d->height;) {
-        int tall = d->height - row >= tile ? tile : 1;
+    for (int64_t row = now.row; row < now.end;) {
+        int tall = now.end - row >= tile ? tile : 1;
         for (int i = 0; i < tall + d->kernel_h - 1; i++) {
             int64_t at = row + i - d->pad_h;
             s->rows[i] = at >= 0 && at < d->height ? x + at * d->x.h : zero;
@@ -197,8 +197,8 @@ static void convolve_columns(
     columns s = {.taps = taps, .shares = shares};
     if (channels_together(d)) {
         if (d->bias) s.bias = load_part((const char *)(d->bias + now.channel), lanes, 0);
-        if (shares) all_rows(&s, d, x, y, seen, memory, lanes, 0, 1);
-        else all_rows(&s, d, x, y, seen, memory, lanes, 0, 0);
+        if (shares) slab_rows(&s, d, now, x, y, seen, memory, lanes, 0, 1);
+        else slab_rows(&s, d, now, x, y, seen, memory, lanes, 0, 0);
         return;
     }
     s.shares = apart;
@@ -207,8 +207,8 @@ static void convolve_columns(
         s.taps = taps + c;
         const float *from = x + c * d->x.c, *input = seen + c * d->seen.c;
         float *to = y ? y + c * d->y.c : 0;
-        if (shares) all_rows(&s, d, from, to, input, memory, 0, 1, 1);
-        else all_rows(&s, d, from, to, input, memory, 0, 1, 0);
+        if (shares) slab_rows(&s, d, now, from, to, input, memory, 0, 1, 1);
+        else slab_rows(&s, d, now, from, to, input, memory, 0, 1, 0);
         for (int k = 0; shares && k <= d->kernel_h; k++) {
             shares[k * LANES + c] += total(load(apart + k * LANES));
             store(apart + k * LANES, (vec){0});

@@ -15,6 +15,7 @@
 
 #define MOST_TAPS 64 /* rows of a kernel */
 #define SMALL 1024   /* pixels of a map up to which the caches hold two slabs */
+#define BAND (1 << 15) /* floats of rows that units of several parts do together */
 #define UNITS 16     /* fewest units of work on the way back, for as many threads */
 #define APART 4      /* parts of the batch there, for threads that do not meet */
 #define MOST_SHARES (1 << 19) /* floats of all parts' gradients of the taps */
@@ -229,10 +230,12 @@ static void read_taps(float *to, const depthwise *d, int64_t channel) {
 
 INLINE int64_t row_floats(const depthwise *d) { return d->out_width * LANES; }
 
-/* What the rows from `first` on, read into the ring, add to the bias's gradient. */
-INLINE void share_of_bias(const ring *r, const depthwise *d, int64_t first, float *share) {
+/* What the rows from `first` to before `end`, read into the ring, add to the bias's gradient. */
+INLINE void share_of_bias(
+    const ring *r, const depthwise *d, int64_t first, int64_t end, float *share
+) {
     vec sum = load(share);
-    for (int64_t row = first; row < r->next; row++)
+    for (int64_t row = first; row < end; row++)
         if (row % d->stuff_h == 0) {
             const float *pixel = slot(r, row) + d->pad_w * LANES;
             for (int64_t i = 0; i < d->width; i++) sum += load(pixel + i * d->stuff_w * LANES);
@@ -265,8 +268,8 @@ static void convolve(
     const char *later_x = small ? begin_of(d->x, next, d->half) : x + d->x.h * size;
     const char *later_y = small ? begin_of(d->y, next, d->half) : y + d->y.h * size;
     const char *later = small ? begin_of(d->seen, next, d->half) : input + d->seen.h * size;
-    for (int64_t row = 0; row < d->out_height; row++) {
-        int64_t known = r.next;
+    int64_t counted = now.row, last = now.end < d->out_height ? now.end : rows_of(d);
+    for (int64_t row = now.row; row < now.end; row++) {
         advance(&r, d, x, later_x, row * d->stride_h - d->pad_h + r.slots, lanes);
         s.count = under(&r, d, row, s.rows, at);
         for (int i = 0; i < s.count; i++) s.taps[i] = taps + (int64_t)at[i] * d->kernel_w * LANES;
@@ -277,7 +280,9 @@ static void convolve(
             int64_t at_row = row * d->seen.h * size;
             expect(later + at_row, d->seen, d->out_width, d->half, 0);
             pack(seen, LANES, input + at_row, d->seen, d->out_width, lanes, d->half);
-            share_of_bias(&r, d, known, shares + taps_of(d) * LANES);
+            int64_t before = most(counted, least(r.next, last));
+            share_of_bias(&r, d, counted, before, shares + taps_of(d) * LANES);
+            counted = before;
             for (int i = 0; i < s.count; i++)
                 s.shares[i] = shares + (int64_t)at[i] * d->kernel_w * LANES;
             if (d->dilation_w == 1) learn_dense_row(&s, d->out_width);
@@ -295,13 +300,13 @@ INLINE int64_t memory_floats(const depthwise *d) {
     return is_column(d) ? column_floats(d) : r.slots * r.pitch + 2 * row_floats(d);
 }
 
-/* Hand on all channels of one image, which lies in both maps in the same order. */
-static void copy(const depthwise *d, int64_t image) {
+/* Hand on all channels of a slab, which lies in both maps in the same order. */
+static void copy(const depthwise *d, slab now) {
     int last = d->x.c == 1;
-    int64_t pixels = d->height * d->width, size = element_size(d->half);
+    int64_t pixels = (now.end - now.row) * d->width, size = element_size(d->half);
     int64_t runs = last ? pixels : 1, length = size * (last ? d->channels : d->channels * pixels);
-    const char *x = begin_of(d->x, (slab){image, 0}, d->half);
-    char *y = (char *)begin_of(d->y, (slab){image, 0}, d->half);
+    const char *x = begin_of(d->x, now, d->half) + now.row * d->x.h * size;
+    char *y = (char *)begin_of(d->y, now, d->half) + now.row * d->y.h * size;
     int far = runs == 1 && d->batch * d->y.n * size > CACHED;
     for (int64_t i = 0; i < runs; i++, x += d->x.w * size, y += d->y.w * size)
         if (far) copy_past(y, x, length);
@@ -324,17 +329,20 @@ static int64_t each_image(const parts_job *job) {
     return units;
 }
 
-/* The part to which a unit of an image belongs, the unit's number in it, and where its taps lie. */
+/* The part to which a unit of an image belongs, the unit's number in it, and where its taps and its
+ * part's memory lie. */
 typedef struct {
     int part;
-    int64_t block, taps;
+    int64_t block, taps, memory;
 } place;
 
 INLINE place place_of(const parts_job *job, int64_t unit) {
-    place at = {0, unit, 0};
+    place at = {0, unit, 0, 0};
     for (const depthwise *d = job->parts; at.block >= units_of(d); d++, at.part++) {
         at.block -= units_of(d);
-        if (d->kernel_h != COPY) at.taps += blocks_of(d) * tap_floats(d);
+        if (d->kernel_h == COPY) continue;
+        at.taps += blocks_of(d) * tap_floats(d);
+        at.memory += memory_floats(d);
     }
     at.taps += at.block * tap_floats(job->parts + at.part);
     return at;
@@ -349,38 +357,56 @@ static void read_all_taps(int64_t begin, int64_t end, void *context) {
     }
 }
 
+/* Rows of an image that all its units do before the next ones. Where several parts share lines of
+ * the cache on the way back, as many as it holds; else all of them. */
+INLINE int64_t rows_together(const parts_job *job) {
+    const depthwise *d = job->parts;
+    if (!job->shares || job->count == 1) return d->out_height;
+    for (int p = 0; p < job->count; p++)
+        if (d[p].x.c != 1 || d[p].x.w == 1 || d[p].height != d[p].out_height || d[p].stuff_h > 1)
+            return d->out_height;
+    return most(BAND / d->x.h / 7 * 7, 7);
+}
+
+/* Do a slab of one unit. */
+static void convolve_unit(const parts_job *job, place at, slab now, slab next, float *shares, float *memory) {
+    const depthwise *d = job->parts + at.part;
+    const float *taps = job->taps + at.taps;
+    if (d->kernel_h == COPY) copy(d, now);
+    else if (is_flat(d)) convolve_flat(d, now, taps, shares != 0, memory);
+    else if (is_column(d)) convolve_columns(d, now, taps, shares, memory);
+    else convolve(d, now, next, taps, shares, memory);
+}
+
 static void convolve_parts(int64_t begin, int64_t end, void *context) {
     parts_job *job = context;
-    int64_t each = each_image(job), most_floats = 0, batch = job->parts->batch;
+    int64_t each = each_image(job), batch = job->parts->batch, height = job->parts->out_height;
+    int64_t rows = rows_together(job), floats = 0;
     for (int p = 0; p < job->count; p++)
-        most_floats = most(most_floats, memory_floats(job->parts + p));
-    float *memory = zeros(most_floats);
+        if (job->parts[p].kernel_h != COPY) floats += memory_floats(job->parts + p);
+    float *memory = zeros(most(floats, LANES)); /* each part leaves the padding of its own zero */
     if (!memory) {
         job->failed = 1;
         return;
     }
-    int before = -1; /* the part whose ring is in memory; it leaves its padding zero */
-    for (int64_t unit = begin; unit < end; unit++) {
-        place at = place_of(job, unit % each);
-        const depthwise *d = job->parts + at.part;
-        int64_t split = unit / each, last = batch * (split + 1) / job->splits;
-        float *shares = job->shares && d->seen.data ? job->shares + split * job->floats + at.taps : 0;
-        if (d->kernel_h != COPY && before != at.part) {
-            if (before >= 0) memset(memory, 0, 4 * (size_t)most_floats);
-            before = at.part;
-        }
-        int64_t first = batch * split / job->splits;
+    for (int64_t unit = begin, stop; unit < end; unit = stop) {
+        int64_t split = unit / each;
+        int64_t first = batch * split / job->splits, last = batch * (split + 1) / job->splits;
+        stop = rows < height ? least(end, (split + 1) * each) : unit + 1;
         for (int64_t image = first; image < last; image++)
-            if (d->kernel_h == COPY) copy(d, image);
-            else {
-                slab now = {image, at.block * LANES}, next = {image + 1, now.channel};
-                if (image + 1 == last) next = (slab){first, now.channel + LANES};
-                if (next.channel >= d->channels) next = (slab){least(last, batch - 1), 0};
-                if (is_flat(d)) convolve_flat(d, now, job->taps + at.taps, shares != 0, memory);
-                else if (is_column(d)) convolve_columns(d, now, job->taps + at.taps, shares, memory);
-                else convolve(d, now, next, job->taps + at.taps, shares, memory);
-            }
-        if (shares && is_flat(d)) sum_flat_shares(d, at.block * LANES, shares, memory);
+            for (int64_t row = 0; row < height; row += rows)
+                for (int64_t u = unit; u < stop; u++) {
+                    place at = place_of(job, u % each);
+                    const depthwise *d = job->parts + at.part;
+                    float *shares = job->shares && d->seen.data ? job->shares + split * job->floats + at.taps : 0;
+                    slab now = {image, at.block * LANES, row, least(row + rows, height)};
+                    slab next = {image + 1, now.channel, 0, 0};
+                    if (image + 1 == last) next = (slab){first, now.channel + LANES, 0, 0};
+                    if (next.channel >= d->channels) next = (slab){least(last, batch - 1), 0, 0, 0};
+                    convolve_unit(job, at, now, next, shares, memory + at.memory);
+                    if (shares && is_flat(d) && image + 1 == last)
+                        sum_flat_shares(d, now.channel, shares, memory + at.memory);
+                }
     }
     free(memory);
     settle();

@@ -31,9 +31,10 @@ INLINE int64_t blocks_of(const depthwise *d) { return (d->channels + LANES - 1) 
 INLINE int64_t taps_of(const depthwise *d) { return (int64_t)d->kernel_h * d->kernel_w; }
 INLINE int64_t rows_of(const depthwise *d) { return (d->height - 1) * d->stuff_h + 1; }
 
-/* One image, and up to LANES channels of it from the first on. */
+/* One image, up to LANES channels of it from the first on, and the output's rows from `row` to
+ * before `end`. */
 typedef struct {
-    int64_t image, channel;
+    int64_t image, channel, row, end;
 } slab;
 
 INLINE const char *begin_of(view v, slab u, int half) {
