@@ -51,6 +51,8 @@ of their batch norms are those of real photographs. Such networks have no accura
 programs are judged by agreement: the mean cosine of a program's logits and the float network's
 on {JUDGED} photographs that nothing was calibrated on, less their mean. Ours may agree at most
 {GUARD:g} point in 100 less than OpenVINO's INT8 of timm's network does; peers may do as they will.
+Programs of the *hard* graph have hard-swish in place of GELU, which such networks hardly notice;
+what it costs trained ones stands under *Hard-swish in place of GELU*.
 Every figure is of a program in service: each is called once before the call that counts.
 The milliseconds of ours are the peer's over the ratio, so that both are at one pace of the machine.
 Beside them stands the share of the roof that they reach: the pace of eight dense 1x1 convolutions

@@ -455,7 +455,7 @@ def test_measuring_leaves_pages(foveate, tmp_path, monkeypatch):
     assert "</html>" in (tmp_path / "profile.html").read_text()
     words = ["compare", "identity", "eca", "--epochs", "1", "--seeds", "2", "--json"]
     assert foveate(*words) == 0
-    assert {row["name"] for row in json.loads(foveate.out)["mixers"]} == {"identity", "pflayer"}
+    assert {row["name"] for row in json.loads(foveate.out)["mixers"]} == {"identity", "eca"}
     assert "</html>" in (tmp_path / "comparison.html").read_text()
     assert foveate("reproduce", "pflayer", "--minutes", "0.05") == 0
     assert "pflayer" in foveate.out

@@ -157,6 +157,38 @@ def test_programs_serve_every_batch_size(model, images, monkeypatch):
         )
 
 
+class Curved(nn.Module):
+    """A convolution and two layers that see one pixel, with activations between them."""
+
+    def __init__(self, act: type[nn.Module]) -> None:
+        super().__init__()
+        layers = nn.Conv2d(3, 16, 3, 2), act(), nn.Conv2d(16, 32, 1), act(), nn.Conv2d(32, 16, 1)
+        self.layers, self.head = nn.Sequential(*layers), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.head(self.layers(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("act", [nn.GELU, nn.SiLU, nn.ReLU])
+def test_what_is_in_integers_may_take_hard_swish(images, act):
+    torch.manual_seed(0)
+    model = Curved(act).eval()
+    ways = [("torch", "float32"), ("openvino", "float32"), ("openvino", "int8")]
+    search = Search(model, images, ways=ways, seconds=0.02)
+    made = search.fastest(2)
+    hard = [row for row in made.table if row.graph == "hard"]
+    assert {row.precision for row in hard} == (set() if act is nn.ReLU else {"int8"})
+    expected = model(images).detach().numpy()
+    for row in hard:
+        given = search.programs.start(row, 2)(images[:2].numpy())
+        assert 0 < np.abs(given - expected[:2]).max() < 0.1 * np.abs(expected).max()
+        assert len(search.programs.hardened) == 2
+        operations = onnx.load(search.programs.folder / "hard.onnx").graph.node
+        assert [node.op_type for node in operations].count("HardSwish") == 2
+    said = any("hard-swish" in change for _, change in made.coverage)
+    assert said == (made.chosen.graph == "hard")
+
+
 class Attending(nn.Module):
     """Tokens that look at one another."""
 

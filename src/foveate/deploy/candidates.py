@@ -35,7 +35,8 @@ class Candidate:
     """One way of running a network, and how it did.
 
     Attributes:
-        graph: `maps` (merged, channels first), `merged`, or `plain` as it came.
+        graph: `maps` (merged, channels first), `merged`, `plain` as it came, or `hard`: the first
+            of `maps` and `merged` that is proven, with hard-swish for GELU and SiLU.
         runtime: `torch`, `onnxruntime` or `openvino`.
         precision: `float32`, `bfloat16`, `int8`, or `int8-bfloat16` where what is
             not quantised computes in bfloat16.

@@ -21,7 +21,7 @@ from foveate.deploy.candidates import WAYS, Candidate, Way, is_promising
 from foveate.deploy.deployed import Deployed
 from foveate.deploy.fallback import fallbacks
 from foveate.deploy.parity import parity
-from foveate.deploy.programs import Programs
+from foveate.deploy.programs import HARD, Programs
 from foveate.deploy.quantise import CALIBRATION_IMAGES
 from foveate.deploy.runtimes import Logits, computes_bfloat16, executed
 from foveate.deploy.timed import (
@@ -155,7 +155,7 @@ class Search:
                 rows = self._measured(batch)
             known = {
                 "table": [asdict(row) for row in rows],
-                "coverage": self.programs.coverage,
+                "coverage": self._coverage(rows[0]),
                 "machine": machine(),
             }
             if self._own_score is None:
@@ -179,11 +179,14 @@ class Search:
         if failed and best(failed) < best(_kept(rows)):
             self._told("returning layers to float")
             rows = self._beside(rows, self._mixed(min(failed, key=speed)), batch, brief)
+        hard, missed = self._hard_of(near(_kept(rows)))
+        untried += missed
+        rows = self._beside(rows, _kept(hard), batch, brief)
         final, missed = self._final(near(_kept(rows)), batch)
         rest = sorted(at_pace(rows, final), key=speed)
-        away = [row for row in floats if row.why and row.error]
+        away = [row for row in floats + hard if row.why and row.error]
         away += [row for row in rest if row.why]
-        unheard = [row for row in floats + int8 if row.why and not row.error]
+        unheard = [row for row in floats + int8 + hard if row.why and not row.error]
         untried += self._twice_quantised(graphs[0])
         return [*final, *_kept(rest), *away, *unheard, *untried, *missed]
 
@@ -256,6 +259,22 @@ class Search:
             if not all(row.why for row in rows):
                 return [row for row in rows if not row.why]
         return []
+
+    def _hard_of(self, leaders: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+        """What leads in integers, with hard-swish for GELU and SiLU; and what had no time.
+
+        Floats stay exact: only what is rounded to 8 bits anyway is approximated more.
+        """
+        able = [row for row in leaders if row.is_quantised and not row.floats]
+        made = {(row.runtime, row.tight, row.gentle) for row in able[:1]}
+        alike = [row for row in able if (row.runtime, row.tight, row.gentle) in made]
+        rows = [Candidate(HARD, *row.way, tight=row.tight, gentle=row.gentle) for row in alike]
+        rows = list(dict.fromkeys(rows))  # both graphs may lead
+        if not rows or not self.programs.has_hard:
+            return [], []
+        if not all(row in self._judged for row in rows) and self._left() < self._step:
+            return [], [replace(row, why=self._no_time()) for row in rows]
+        return [self._judge(row) for row in rows], []
 
     def _final(
         self, leaders: list[Candidate], batch: int
@@ -357,6 +376,10 @@ class Search:
     @cached_property
     def _least(self) -> float:
         return self._score(self._expected) - self._guard - 1e-9
+
+    def _coverage(self, chosen: Candidate) -> list[tuple[str, str]]:
+        """What was done to the graph that a candidate runs."""
+        return self.programs.coverage + (self.programs.hardened if chosen.graph == HARD else [])
 
     def _no_time(self) -> str:
         return f"not tried: the budget of {self._left.budget:g} seconds was spent"

@@ -25,10 +25,15 @@ from foveate.deploy.runtimes import Logits, TorchRuntime
 from foveate.deploy.soundness import is_sound
 from foveate.errors import FoveateError
 from foveate.surgery.exported import exportable, exported_layers
+from foveate.surgery.hard_swish import is_smooth, take_hard_swish
 from foveate.surgery.lean import largest_error, lean
 
 PROVEN = 1e-3
 """Largest error of a lean graph that counts as rounding, against the largest output."""
+HARD = "hard"
+"""Name of the leanest graph with hard-swish for its GELU and SiLU, which is an approximation."""
+FITTED_ON = 16
+"""Images that hard-swish is fitted on."""
 
 
 class Programs:
@@ -42,7 +47,8 @@ class Programs:
 
     Attributes:
         folder: where the files lie.
-        coverage: what was done to the graph: (part, change) pairs.
+        coverage: what was done to the lean graph: (part, change) pairs.
+        hardened: what was done to it besides, in the hard one.
         layers: names of those that the network brings quantised, and keeps so.
     """
 
@@ -55,6 +61,7 @@ class Programs:
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="foveate-"))
         self.coverage: list[tuple[str, str]] = []
+        self.hardened: list[tuple[str, str]] = []
         self.layers = exported_layers(model)
         self._model = model
         self._network = exportable(model) if self.layers else model
@@ -64,6 +71,7 @@ class Programs:
         self._floats: dict[str, Any] = {}
         self._quantised: dict[tuple[str, bool, bool], Any] = {}
         self._sound: dict[str, bool] = {}
+        self._is_smooth = False
         weakref.finalize(self, rmtree, self.folder, ignore_errors=True)
 
     @cached_property
@@ -73,16 +81,26 @@ class Programs:
         self.write("plain")
         return [lean_one, "plain"] if lean_one else ["plain"]
 
+    @cached_property
+    def has_hard(self) -> bool:
+        """Whether there is a hard graph: a lean one that has GELU or SiLU to approximate."""
+        return self.graphs[0] != "plain" and self._is_smooth and self.write(HARD)
+
     def write(self, graph: str) -> bool:
-        """Write a graph, if it is not there; whether it computes what the network does."""
+        """Write a graph, if it is not there; whether there is one to be judged."""
         path = self.folder / f"{graph}.onnx"
         if path.exists():
             return True
         self._told(f"writing the {graph} graph")
-        network = self._network if graph == "plain" else self._lean(graph)
+        network = self._made(graph)
         if network is not None:
             write_program(network, self._pair, path)
         return network is not None
+
+    def _made(self, graph: str) -> nn.Module | None:
+        if graph == "plain":
+            return self._network
+        return self._hard() if graph == HARD else self._lean(graph)
 
     def _lean(self, graph: str) -> nn.Module | None:
         try:
@@ -95,7 +113,15 @@ class Programs:
             self.coverage = [("the network", f"left as it came: {graph} is {error:.1e} off")]
             return None
         self.coverage = [(line.name, line.why) for line in changes]
+        self._is_smooth = is_smooth(network)
         return network
+
+    def _hard(self) -> nn.Module | None:
+        network, _ = lean(self._network, self._pair, rewrite_maps=self.graphs[0] == "maps")
+        images = torch.from_numpy(self._calibration[:FITTED_ON])
+        changes = take_hard_swish(network, images)
+        self.hardened = [(line.name, line.why) for line in changes]
+        return network if any(line.changed for line in changes) else None
 
     def float32(self, graph: str) -> Any:
         """A graph as an OpenVINO model."""
