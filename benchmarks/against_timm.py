@@ -7,16 +7,16 @@ in the memory layout in which it is faster here. Ratios above 1 say that ours ta
 """
 
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import timm
 import torch
+from asked import asked
 from torch import nn
 
-from foveate.backbones import create_model
+from foveate.backbones import create_model, sizes
 from foveate.measure import machine, paired, side_by_side
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -34,9 +34,10 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def main() -> None:
-    known = json.loads(RESULTS.read_text("utf-8")) if sys.argv[1:] and RESULTS.exists() else {}
+    named = asked(__doc__, known=sizes())
+    known = json.loads(RESULTS.read_text("utf-8")) if named and RESULTS.exists() else {}
     found = {"machine": machine(), "ratios": known.get("ratios", {})}
-    for name in sys.argv[1:] or NAMES:
+    for name in named or NAMES:
         nets = {"theirs": timm.create_model(name), "ours": create_model(name)}
         found["ratios"][name] = {}
         for kind, batch, call in (("forward", 1, forward), ("training", 4, training)):

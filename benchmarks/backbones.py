@@ -7,10 +7,10 @@ Eager PyTorch, float32, channels_last, at the size's own resolution, on all core
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
+from asked import asked
 
 from foveate.backbones import create_model, sizes
 from foveate.measure import machine, timing
@@ -19,9 +19,10 @@ RESULTS = Path(__file__).with_suffix(".json")
 
 
 def main() -> None:
-    found = json.loads(RESULTS.read_text("utf-8")) if sys.argv[1:] else {"milliseconds": {}}
+    named = asked(__doc__, known=sizes())
+    found = json.loads(RESULTS.read_text("utf-8")) if named else {"milliseconds": {}}
     found["machine"] = machine()
-    for name in sys.argv[1:] or sorted(sizes()):
+    for name in named or sorted(sizes()):
         model = create_model(name).eval().to(memory_format=torch.channels_last)
         images = torch.rand(1, *model.default_cfg["input_size"])
         images = images.contiguous(memory_format=torch.channels_last)

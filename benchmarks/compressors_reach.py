@@ -3,7 +3,6 @@
 python benchmarks/compressors_reach.py [NETWORK ...]
 """
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from asked import asked
 from compressors import (
     int8_by_foveate,
     int8_by_nncf,
@@ -63,9 +63,10 @@ class Tried:
 
 
 def main() -> None:
-    found = recorded() if sys.argv[1:] else {}
+    named = asked(__doc__, known=NETWORKS)
+    found = recorded() if named else {}
     for what, libraries, judge in (("pruned", PRUNERS, pruned), ("INT8", QUANTISERS, quantised)):
-        for name in sys.argv[1:] or NETWORKS:
+        for name in named or NETWORKS:
             for library, do in libraries.items():
                 one = tried(NETWORKS[name], what, library, do, judge)
                 found[one.network, one.what, one.library] = one

@@ -6,11 +6,11 @@ WEIGHTS and IMAGES: as cifar_networks.py says. COUNT: of test images, drawn with
 default.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from asked import asked
 from cifar_networks import network
 from results import Sheet, show_points
 from torch import Tensor, nn
@@ -122,4 +122,4 @@ def highest(model: nn.Module) -> Tensor:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main(*sys.argv[1:])
+    main(*asked(__doc__, needed=("WEIGHTS", "IMAGES")))

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from asked import asked
 from photographs import photographs
 from PIL import Image
 from results import Benchmark, Row
@@ -49,6 +50,7 @@ class Photos(Dataset):
 
 
 def main() -> None:
+    asked(__doc__, known=())
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         files = []

@@ -6,7 +6,6 @@ WEIGHTS: resnet20 of github.com/akamaster/pytorch_resnet_cifar10 as safetensors,
 IMAGES: CIFAR-10 as `foveate.data.open` takes it, with splits train and test.
 """
 
-import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from asked import asked
 from cifar_networks import CALIBRATION, calibration, network
 from results import Benchmark, Row, interval
 from torch import nn
@@ -160,4 +160,4 @@ def exported(model: VisionModel, images: list[np.ndarray], folder: Path) -> dict
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main(*sys.argv[1:])
+    main(*asked(__doc__, needed=("WEIGHTS", "IMAGES")))

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from asked import asked
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,20 +37,16 @@ Made = tuple[Operator, Operator, Callable[[int], Sequence[tuple[int, ...]]]]
 
 
 def main() -> None:
+    sides = operators()
+    named = asked(__doc__, known=sides)
     if not torch.cuda.is_available():
         raise FoveateError(
             "this times kernels for GPUs, and PyTorch sees none: run it where one is"
         )
     torch.backends.cudnn.benchmark = True
-    sides = operators()
-    names = sys.argv[1:] or list(sides)
-    if unknown := set(names) - set(sides):
-        raise FoveateError(
-            f"no kernel is called {', '.join(unknown)}: there are {', '.join(sides)}"
-        )
-    known = json.loads(RESULTS.read_text("utf-8")) if sys.argv[1:] and RESULTS.exists() else {}
+    known = json.loads(RESULTS.read_text("utf-8")) if named and RESULTS.exists() else {}
     found = {"machine": machine(), "rows": known.get("rows", {})}
-    for name in names:
+    for name in named or sides:
         found["rows"][name] = [
             row(name, sides[name], shape, dtype, kind)
             for shape in SHAPES

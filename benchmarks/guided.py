@@ -6,12 +6,12 @@ WEIGHTS and IMAGES: as cifar_networks.py says. SECONDS: for each wish, 600 unles
 each wish lies in the system's temporary folder.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from asked import asked
 from cifar_networks import network
 from results import Sheet, show_points
 
@@ -86,4 +86,4 @@ def halved(data: Dataset) -> Dataset:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*asked(__doc__, needed=("WEIGHTS", "IMAGES")))

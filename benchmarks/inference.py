@@ -7,7 +7,6 @@ each in float and in INT8 (NNCF's default). Both sides get the same images to ca
 same threads and allocator, and are timed in turns in one process.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from asked import asked
 from photographs import photographs
 from results import Benchmark, Row, geometric_mean, interval, of_this_processor
 from torch import nn
@@ -46,6 +46,7 @@ CALIBRATED, JUDGED = 64, 96
 GUARD = 1.0
 INT8 = "OpenVINO INT8"
 EAGER = "timm, eager"
+ROOF = "the roof"
 SAYS = f"""Ten networks of timm with random weights, as no trained ones are at hand; the statistics
 of their batch norms are those of real photographs. Such networks have no accuracy to lose, so
 programs are judged by agreement: the mean cosine of a program's logits and the float network's
@@ -56,7 +57,7 @@ what it costs trained ones stands under *Hard-swish in place of GELU*.
 Every figure is of a program in service: each is called once before the call that counts.
 The milliseconds of ours are the peer's over the ratio, so that both are at one pace of the machine.
 Beside them stands the share of the roof that they reach: the pace of eight dense 1x1 convolutions
-of 512 channels in OpenVINO's INT8, which was taken once, at another moment.
+of 512 channels in OpenVINO's INT8, which take turns with the peers.
 The peer of a row is whichever of ONNX Runtime and OpenVINO (defaults: latency, bfloat16 where the
 processor has it), in float or in INT8, was fastest; an INT8 program that writes beyond its memory
 in OpenVINO, found by running it in a process of its own, is no peer and no candidate."""
@@ -65,17 +66,19 @@ Call = Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
+    whole = [str(batch) for batch in range(1, JUDGED + 1) if JUDGED % batch == 0]
+    words = asked(__doc__, known=[*timm.list_models(), *whole])
     script, title = of_this_processor(__file__, "Inference")
     bench = Benchmark(
         script,
         title=title,
         command="PHOTOS=FOLDER python benchmarks/inference.py",
         says=SAYS,
-        keep=bool(sys.argv[1:]),
+        keep=bool(words),
     )
-    roof = int8_roof()
-    batches = [int(word) for word in sys.argv[1:] if word.isdigit()] or BATCHES
-    for name in [word for word in sys.argv[1:] if not word.isdigit()] or NAMES:
+    roof, dense = int8_roof()
+    batches = [int(word) for word in words if word.isdigit()] or BATCHES
+    for name in [word for word in words if not word.isdigit()] or NAMES:
         anew = {f"{name}, batch {batch}" for batch in batches}  # maybe with another best peer
         bench.rows = [row for row in bench.rows if row.what not in anew]
         torch.manual_seed(0)
@@ -104,15 +107,15 @@ def main() -> None:
         for batch, theirs in theirs_at.items():
             images, lost = judged[:batch], lost_at[batch]
             ours = search.fastest(batch)
-            times = side_by_side(
-                {k: partial(c, images) for k, c in theirs.items()}, seconds=0.7, settled=True
-            )
+            calls = {ROOF: roof} | {peer: partial(call, images) for peer, call in theirs.items()}
+            times = side_by_side(calls, seconds=0.7, settled=True)
+            fastest = dense / times.pop(ROOF).median
             best = min(times, key=lambda peer: times[peer].median)
             settled = partial(paired, settled=True)
             ratio = settled(partial(theirs[best], images), partial(ours, images), seconds=6)
             eager = settled(partial(plainly, net, images), partial(ours, images), seconds=4)
             taken = times[best].median / ratio.median
-            share = work * batch / taken / roof
+            share = work * batch / taken / fastest
             for peer, found, mark in ((best, ratio, 1.0), (EAGER, eager, None)):
                 bench.add(
                     Row(
@@ -202,8 +205,8 @@ def peers(net: nn.Module, images: np.ndarray, photos: np.ndarray) -> dict[str, C
         return found
 
 
-def int8_roof() -> float:
-    """Operations a second of the fastest INT8 work at hand."""
+def int8_roof() -> tuple[Callable[[], Any], int]:
+    """The fastest INT8 work at hand: a call, and how many operations it is."""
     import nncf
     import openvino
 
@@ -214,8 +217,7 @@ def int8_roof() -> float:
         quantised = nncf.quantize(plain, nncf.Dataset([x]), subset_size=1)
         program = openvino.Core().compile_model(quantised, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
     request = program.create_infer_request()
-    times = side_by_side({"": partial(request.infer, [x])}, seconds=2, settled=True)
-    return 2 * count(layers, torch.from_numpy(x)).macs / times[""].median
+    return partial(request.infer, [x]), 2 * count(layers, torch.from_numpy(x)).macs
 
 
 def quantised_onnx(path: Path, parts: list[np.ndarray]) -> Path:

@@ -9,6 +9,7 @@ import timeit
 from collections.abc import Callable, Sequence
 
 import torch
+from asked import asked, picked
 from results import Benchmark, Row, interval, of_this_processor
 from timm.layers.norm import LayerNorm2d
 from timm.models.inception_next import InceptionDWConv2d
@@ -44,11 +45,11 @@ Function = Callable[..., Tensor]
 
 
 def main() -> None:
+    wanted = asked(__doc__)
     if native.level() is None:
         sys.exit("this build of Foveate has no kernels: install it anew on Linux, x86-64")
     memory.keep()
     ceilings(fresh=True)
-    wanted = sys.argv[1:]
     script, title = of_this_processor(__file__, "Kernels")
     bench = Benchmark(
         script,
@@ -57,6 +58,8 @@ def main() -> None:
         says=SAYS,
         keep=bool(wanted),
     )
+
+    lines: list[str] = []
 
     def add(
         what: str,
@@ -76,6 +79,7 @@ def main() -> None:
         """
         for kind, mark in (("forward", forward), ("forward and backward", both)):
             line = f"{what}, {kind}"
+            lines.append(line)
             if not wanted or any(word in line for word in wanted):
                 backward = kind != "forward"
                 calls = [fastest(f, tensors, layouts, backward) for f in (theirs, ours)]
@@ -172,6 +176,7 @@ def main() -> None:
             ),
             macs=32 * side * side * 8 * channels * channels,
         )
+    picked(lines, wanted)  # says so where none was meant
 
 
 def convolutions(kernel: tuple[int, int], channels: int) -> tuple[Function, Function]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import timm
 import torch
 from apart import asked_side, in_turns, serve
+from asked import asked, picked
 from results import Benchmark, Row, interval
 from timm.models.convnext import ConvNeXtBlock
 from timm.models.inception_next import MetaNeXtBlock
@@ -65,15 +66,14 @@ WORK: dict[str, Callable[[], Callable[[], object]]] = {
 
 
 def main() -> None:
-    wanted = [
-        what for what in WORK if not sys.argv[1:] or any(words in what for words in sys.argv[1:])
-    ]
+    words = asked(__doc__)
+    wanted = picked(list(WORK), words)
     bench = Benchmark(
         __file__,
         title="Memory: what was freed is used again",
         command="python benchmarks/memory.py",
         says=SAYS,
-        keep=bool(sys.argv[1:]),
+        keep=bool(words),
     )
     for what in wanted:
         sides = {name: {"what": what, "kept": name == "kept"} for name in ("as it comes", "kept")}

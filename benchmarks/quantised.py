@@ -5,12 +5,12 @@
 WEIGHTS and IMAGES: as cifar_networks.py says.
 """
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from asked import asked
 from cifar_networks import CALIBRATION, calibration, network, right
 from results import Sheet, show_points
 from torch import nn
@@ -102,4 +102,4 @@ def size(model: nn.Module) -> str:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main(*sys.argv[1:])
+    main(*asked(__doc__, needed=("WEIGHTS", "IMAGES")))

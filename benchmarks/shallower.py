@@ -6,7 +6,6 @@ WEIGHTS and IMAGES: as cifar_networks.py says. EPOCHS: of tuning, 1 by default.
 """
 
 import copy
-import sys
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from asked import asked
 from cifar_networks import CALIBRATION, calibration, network, right
 from results import Sheet, interval, show_points, show_ratio
 from torch import nn
@@ -123,4 +123,4 @@ def layers(model: nn.Module) -> int:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main(*sys.argv[1:])
+    main(*asked(__doc__, needed=("WEIGHTS", "IMAGES")))

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 
+from asked import asked
 from results import Benchmark, Row
 
 ROUNDS = 9
@@ -17,6 +18,7 @@ IMPORT = "import torch, time; t = time.perf_counter(); import {}; print(time.per
 
 
 def main() -> None:
+    asked(__doc__, known=())
     bench = Benchmark(__file__, title="Start-up", command="python benchmarks/startup.py", says=SAYS)
     seconds: dict[str, list[float]] = {"timm": [], "foveate": []}
     for _ in range(ROUNDS):

@@ -17,6 +17,7 @@ import numpy as np
 import timm
 import torch
 from apart import asked_side, in_turns, serve
+from asked import asked, picked
 from results import Benchmark, Row, interval, of_this_processor
 from torch.nn.functional import cross_entropy
 
@@ -39,6 +40,8 @@ mark stands at the fastest peer. The share
 is of the machine's best float32 arithmetic, the backward pass counted as two forward passes."""
 NAMES = {"inceptionnext_atto": "inception_next_atto", "convnext_atto": "convnext_atto"}
 """What the issue of speed calls them, and what timm does."""
+WHERE = "the same allocator", "out of the box", "bfloat16, the same allocator"
+"""What the peers run with, a row for each."""
 SIDE, BATCH, CLASSES = 224, 32, 1000
 MARK, MARK_AS_IT_COMES = 1.5, 1.8
 SECONDS = 25.0
@@ -47,25 +50,28 @@ SMOOTHING = 0.1
 
 
 def main() -> None:
+    words = asked(__doc__)
+    wanted = picked([f"{what}, {where}" for what in NAMES for where in WHERE], words)
     script, title = of_this_processor(__file__, "Training steps")
     bench = Benchmark(
         script,
         title=title,
         command="python benchmarks/training.py",
         says=SAYS,
-        keep=bool(sys.argv[1:]),
+        keep=bool(words),
     )
     roof = ceilings(fresh=True).flops
     for what, name in NAMES.items():
         least = 6 * macs(name) * BATCH / roof
         half = {"timm, eager, channels_last": timm_side(name, precision="bfloat16")}
-        for where, peers, mark, precision in (
-            ("the same allocator", timm_sides(name, kept=True), MARK, "float32"),
-            ("out of the box", timm_sides(name, kept=False), MARK_AS_IT_COMES, "float32"),
-            ("bfloat16, the same allocator", half, None, "bfloat16"),
-        ):
+        sides = (
+            (timm_sides(name, kept=True), MARK, "float32"),
+            (timm_sides(name, kept=False), MARK_AS_IT_COMES, "float32"),
+            (half, None, "bfloat16"),
+        )
+        for where, (peers, mark, precision) in zip(WHERE, sides, strict=True):
             line = f"{what}, {where}"
-            if not sys.argv[1:] or any(words in line for words in sys.argv[1:]):
+            if line in wanted:
                 us = {"of": "ours", "name": name, "kept": True, "precision": precision}
                 compare(bench, line, us, peers, mark, least)
 
