@@ -27,7 +27,7 @@ from foveate.deploy import Search
 from foveate.deploy.formats import save_openvino
 from foveate.deploy.quiet import quiet
 from foveate.deploy.soundness import is_sound
-from foveate.measure import count, paired, side_by_side
+from foveate.measure import paired, side_by_side
 
 NAMES = (
     "resnet50",
@@ -46,7 +46,6 @@ CALIBRATED, JUDGED = 64, 96
 GUARD = 1.0
 INT8 = "OpenVINO INT8"
 EAGER = "timm, eager"
-ROOF = "the roof"
 SAYS = f"""Ten networks of timm with random weights, as no trained ones are at hand; the statistics
 of their batch norms are those of real photographs. Such networks have no accuracy to lose, so
 programs are judged by agreement: the mean cosine of a program's logits and the float network's
@@ -56,8 +55,6 @@ Programs of the *hard* graph have hard-swish in place of GELU, which such networ
 what it costs trained ones stands under *Hard-swish in place of GELU*.
 Every figure is of a program in service: each is called once before the call that counts.
 The milliseconds of ours are the peer's over the ratio, so that both are at one pace of the machine.
-Beside them stands the share of the roof that they reach: the pace of eight dense 1x1 convolutions
-of 512 channels in OpenVINO's INT8, which take turns with the peers.
 The peer of a row is whichever of ONNX Runtime and OpenVINO (defaults: latency, bfloat16 where the
 processor has it), in float or in INT8, was fastest; an INT8 program that writes beyond its memory
 in OpenVINO, found by running it in a process of its own, is no peer and no candidate."""
@@ -76,7 +73,6 @@ def main() -> None:
         says=SAYS,
         keep=bool(words),
     )
-    roof, dense = int8_roof()
     batches = [int(word) for word in words if word.isdigit()] or BATCHES
     for name in [word for word in words if not word.isdigit()] or NAMES:
         anew = {f"{name}, batch {batch}" for batch in batches}  # maybe with another best peer
@@ -84,7 +80,6 @@ def main() -> None:
         torch.manual_seed(0)
         net, side = network(name)
         pictures = pixels(side)
-        work = 2 * count(net, torch.from_numpy(pictures[:1])).macs
         calibration, judged = pictures[:CALIBRATED], pictures[CALIBRATED:]
         expected = np.concatenate([plainly(net, part) for part in np.split(judged, JUDGED // 8)])
         score = partial(agreement, expected)
@@ -107,15 +102,13 @@ def main() -> None:
         for batch, theirs in theirs_at.items():
             images, lost = judged[:batch], lost_at[batch]
             ours = search.fastest(batch)
-            calls = {ROOF: roof} | {peer: partial(call, images) for peer, call in theirs.items()}
+            calls = {peer: partial(call, images) for peer, call in theirs.items()}
             times = side_by_side(calls, seconds=0.7, settled=True)
-            fastest = dense / times.pop(ROOF).median
             best = min(times, key=lambda peer: times[peer].median)
             settled = partial(paired, settled=True)
             ratio = settled(partial(theirs[best], images), partial(ours, images), seconds=6)
             eager = settled(partial(plainly, net, images), partial(ours, images), seconds=4)
             taken = times[best].median / ratio.median
-            share = work * batch / taken / fastest
             for peer, found, mark in ((best, ratio, 1.0), (EAGER, eager, None)):
                 bench.add(
                     Row(
@@ -123,8 +116,7 @@ def main() -> None:
                         peer=peer,
                         ratio=interval(found),
                         mark=mark,
-                        ours=f"{1e3 * taken:.2f} ms, {ours.chosen.name}, "
-                        f"{100 * share:.0f}% of the roof",
+                        ours=f"{1e3 * taken:.2f} ms, {ours.chosen.name}",
                         theirs=f"{1e3 * times[best].median:.2f} ms" if peer == best else "",
                         note=f"agreement {ours.chosen.score:.1f}, OpenVINO's INT8 "
                         + (f"{100 - lost:.1f}" if INT8 in theirs else "not safe to run"),
@@ -203,21 +195,6 @@ def peers(net: nn.Module, images: np.ndarray, photos: np.ndarray) -> dict[str, C
         if is_sound(saved, images.shape[1:], (batch,)):
             found[INT8] = open_vino(quantised)
         return found
-
-
-def int8_roof() -> tuple[Callable[[], Any], int]:
-    """The fastest INT8 work at hand: a call, and how many operations it is."""
-    import nncf
-    import openvino
-
-    layers = nn.Sequential(*[nn.Conv2d(512, 512, 1) for _ in range(8)])
-    x = np.random.default_rng(0).normal(size=(1, 512, 28, 28)).astype(np.float32)
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        plain = exported(layers, x, Path(folder, "layers.onnx"))
-        quantised = nncf.quantize(plain, nncf.Dataset([x]), subset_size=1)
-        program = openvino.Core().compile_model(quantised, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
-    request = program.create_infer_request()
-    return partial(request.infer, [x]), 2 * count(layers, torch.from_numpy(x)).macs
 
 
 def quantised_onnx(path: Path, parts: list[np.ndarray]) -> Path:
