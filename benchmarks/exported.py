@@ -160,4 +160,4 @@ def exported(model: VisionModel, images: list[np.ndarray], folder: Path) -> dict
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main(*asked(__doc__, needed=("WEIGHTS", "IMAGES")))
+    main(*asked(__doc__, needed=("WEIGHTS", "IMAGES"), known=EDITS))

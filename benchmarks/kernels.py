@@ -7,6 +7,7 @@ python benchmarks/kernels.py "7x7"       # the rows whose name has this in it
 import sys
 import timeit
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from asked import asked, picked
@@ -49,17 +50,7 @@ def main() -> None:
     if native.level() is None:
         sys.exit("this build of Foveate has no kernels: install it anew on Linux, x86-64")
     memory.keep()
-    ceilings(fresh=True)
-    script, title = of_this_processor(__file__, "Kernels")
-    bench = Benchmark(
-        script,
-        title=title,
-        command="python benchmarks/kernels.py",
-        says=SAYS,
-        keep=bool(wanted),
-    )
-
-    lines: list[str] = []
+    rows: dict[str, Callable[[], Row]] = {}
 
     def add(
         what: str,
@@ -73,28 +64,14 @@ def main() -> None:
         layouts: Sequence[str] = tuple(LAYOUTS),
         macs: float = 0,
     ) -> None:
-        """Rows for the forward pass and for both passes; the figures are marks.
+        """Rows to be measured, for the forward pass and for both; the figures are marks.
 
         `macs` are the multiply-adds of one forward pass.
         """
         for kind, mark in (("forward", forward), ("forward and backward", both)):
-            line = f"{what}, {kind}"
-            lines.append(line)
-            if not wanted or any(word in line for word in wanted):
-                backward = kind != "forward"
-                calls = [fastest(f, tensors, layouts, backward) for f in (theirs, ours)]
-                found = paired(calls[0][1], calls[1][1], seconds=6.0)
-                bench.add(
-                    Row(
-                        what=line,
-                        peer=peer,
-                        ratio=interval(found),
-                        mark=mark,
-                        ours=f"{1e3 * found.b:.2f} ms, {calls[1][0]}",
-                        theirs=f"{1e3 * found.a:.2f} ms, {calls[0][0]}",
-                        note=bound(tensors[0], macs, backward, found.a),
-                    )
-                )
+            line, backward = f"{what}, {kind}", kind != "forward"
+            told = line, peer, (ours, theirs), tensors, layouts, backward, mark, macs
+            rows[line] = partial(measured, *told)
 
     for channels, side in MAPS:
         x = torch.randn(32, channels, side, side)
@@ -176,7 +153,42 @@ def main() -> None:
             ),
             macs=32 * side * side * 8 * channels * channels,
         )
-    picked(lines, wanted)  # says so where none was meant
+    chosen = picked(list(rows), wanted)
+    ceilings(fresh=True)
+    script, title = of_this_processor(__file__, "Kernels")
+    bench = Benchmark(
+        script,
+        title=title,
+        command="python benchmarks/kernels.py",
+        says=SAYS,
+        keep=bool(wanted),
+    )
+    for line in chosen:
+        bench.add(rows[line]())
+
+
+def measured(
+    what: str,
+    peer: str,
+    sides: tuple[Function, Function],
+    tensors: Sequence[Tensor],
+    layouts: Sequence[str],
+    backward: bool,
+    mark: float | None,
+    macs: float,
+) -> Row:
+    """Ours and theirs, each in its faster layout, in pairs."""
+    ours, theirs = (fastest(side, tensors, layouts, backward) for side in sides)
+    found = paired(theirs[1], ours[1], seconds=6.0)
+    return Row(
+        what=what,
+        peer=peer,
+        ratio=interval(found),
+        mark=mark,
+        ours=f"{1e3 * found.b:.2f} ms, {ours[0]}",
+        theirs=f"{1e3 * found.a:.2f} ms, {theirs[0]}",
+        note=bound(tensors[0], macs, backward, found.a),
+    )
 
 
 def convolutions(kernel: tuple[int, int], channels: int) -> tuple[Function, Function]:

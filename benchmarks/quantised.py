@@ -1,6 +1,6 @@
 """What few bits cost a published CIFAR-10 ResNet-20, in points of top-1 on 10,000 test images.
 
-    python benchmarks/quantised.py WEIGHTS IMAGES
+    python benchmarks/quantised.py WEIGHTS IMAGES [PIPELINE ...]
 
 WEIGHTS and IMAGES: as cifar_networks.py says.
 """
@@ -102,4 +102,4 @@ def size(model: nn.Module) -> str:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main(*asked(__doc__, needed=("WEIGHTS", "IMAGES")))
+    main(*asked(__doc__, needed=("WEIGHTS", "IMAGES"), known=pipelines()))

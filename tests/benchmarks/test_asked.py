@@ -13,9 +13,7 @@ def given(script, monkeypatch):
 
     def call(*words, **options):
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *words])
-        return script("asked").asked(
-            "Time things.\n\n    python benchmark.py [NAME ...]", **options
-        )
+        return script("asked").asked(ABOUT, **options)
 
     return call
 
