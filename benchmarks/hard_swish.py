@@ -96,7 +96,7 @@ def rows(model: VisionModel, data: Dataset) -> dict[str, dict[str, Any]]:
     calibration = split_input(data.splits["train"], seen, model.preprocess)
     programs = Programs(Program(model).eval(), calibration, calibration, lambda word: None)
     lean = programs.graphs[0]
-    if lean == "plain" or not programs.has_hard:
+    if not programs.has_hard:
         raise RuntimeError(f"there is no hard graph: {programs.coverage}")
     runs = {
         "float32": Candidate(lean, "openvino", "float32"),

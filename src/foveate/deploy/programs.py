@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from foveate.deploy.candidates import Candidate, start_candidate
 from foveate.deploy.formats import save_openvino, to_openvino, write_program
@@ -71,7 +71,7 @@ class Programs:
         self._floats: dict[str, Any] = {}
         self._quantised: dict[tuple[str, bool, bool], Any] = {}
         self._sound: dict[str, bool] = {}
-        self._is_smooth = False
+        self._smooth: fx.GraphModule | None = None
         weakref.finalize(self, rmtree, self.folder, ignore_errors=True)
 
     @cached_property
@@ -84,7 +84,7 @@ class Programs:
     @cached_property
     def has_hard(self) -> bool:
         """Whether there is a hard graph: a lean one that has GELU or SiLU to approximate."""
-        return self.graphs[0] != "plain" and self._is_smooth and self.write(HARD)
+        return self.graphs[0] != "plain" and self._smooth is not None and self.write(HARD)
 
     def write(self, graph: str) -> bool:
         """Write a graph, if it is not there; whether there is one to be judged."""
@@ -113,11 +113,13 @@ class Programs:
             self.coverage = [("the network", f"left as it came: {graph} is {error:.1e} off")]
             return None
         self.coverage = [(line.name, line.why) for line in changes]
-        self._is_smooth = is_smooth(network)
+        self._smooth = network if is_smooth(network) else None
         return network
 
     def _hard(self) -> nn.Module | None:
-        network, _ = lean(self._network, self._pair, rewrite_maps=self.graphs[0] == "maps")
+        network, self._smooth = self._smooth, None  # it is changed in place
+        if network is None:
+            return None
         images = torch.from_numpy(self._calibration[:FITTED_ON])
         changes = take_hard_swish(network, images)
         self.hardened = [(line.name, line.why) for line in changes]
