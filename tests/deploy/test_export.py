@@ -14,7 +14,9 @@ import torch
 from foveate import FoveateError
 from foveate.deploy import Search, export, latency, load, load_model
 from foveate.deploy.artifact import read_facts, write_facts
+from foveate.deploy.candidates import Candidate
 from foveate.deploy.formats import write_onnx
+from foveate.deploy.runtimes import computes_bfloat16
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -84,6 +86,25 @@ def test_each_program_is_the_fastest_of_its_kind(artifact):
     shared = [facts["programs"].get(f"openvino-int8{end}") for end in ("", "-bf16")]
     graphs = {program.rpartition(", ")[2] for program in shared if program}
     assert len(graphs) == 1
+
+
+@pytest.mark.skipif(not computes_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.parametrize("timed", ["int8", "int8-bfloat16"])
+def test_formats_of_one_file_share_its_program(trained, digits, tmp_path, monkeypatch, timed):
+    """Though only one of them was timed with it, as the others did better with another."""
+
+    def table(search, batch=1):
+        return [Candidate("plain", "openvino", timed, threads=1, milliseconds=1.0)], {}
+
+    monkeypatch.setattr(Search, "table", table)
+    formats = ("openvino-int8", "openvino-int8-bf16")
+    made = export(trained, digits, tmp_path / "model", formats=formats)
+    assert {row["name"] for row in made.formats} == {"torch", *formats}
+    programs = read_facts(made.folder)["programs"]
+    assert programs == {
+        "openvino-int8": "openvino int8, 1 thread, plain graph",
+        "openvino-int8-bf16": "openvino int8-bfloat16, 1 thread, plain graph",
+    }
 
 
 def test_what_was_searched_is_remembered(trained, digits, tmp_path, monkeypatch):

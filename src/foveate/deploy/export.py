@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,19 +202,29 @@ def _write_programs(
         **options,
     )
     table = [row for row in search.table()[0] if row.milliseconds is not None]
+    able = {name: way for name, way in asked.items() if way in search.possible}
     found: dict[str, Candidate] = {}
-    for file in dict.fromkeys(FILES[name][0] for name in asked):
-        sharing = {way: name for name, way in asked.items() if FILES[name][0] == file}
-        rows = [row for row in table if row.way in sharing]
+    for file in dict.fromkeys(FILES[name][0] for name in able):
+        sharing = {name: way for name, way in able.items() if FILES[name][0] == file}
+        rows = [row for row in table if row.way in sharing.values()]
         if not rows and "int8" not in file:  # too slow to be looked at further, but asked for
-            rows = [Candidate(search.programs.graphs[0], *way) for way in sharing]
-        if rows:  # one program serves all formats that share the file
-            program = rows[0].program
+            rows = [Candidate(search.programs.graphs[0], *next(iter(sharing.values())))]
+        if rows:
             _write(search.programs, rows[0], folder / file)
-            for row in reversed(rows):
-                if row.program == program and row.streams == 1:
-                    found[sharing[row.way]] = row
-    return {name: found[name] for name in asked if name in found}
+            found |= {name: _sharing(rows, way) for name, way in sharing.items()}
+    return found
+
+
+def _sharing(rows: list[Candidate], way: Way) -> Candidate:
+    """How the program of the first row runs in a way, which may not have been timed with it.
+
+    Formats that share a file share its program, though each may be fastest with another.
+    """
+    alike = [row for row in rows if row.program == rows[0].program]
+    own = [row for row in alike if row.way == way and row.streams == 1]
+    untimed = {"streams": 1, "milliseconds": None, "low": None, "high": None}
+    runtime, precision = way
+    return own[0] if own else replace(rows[0], runtime=runtime, precision=precision, **untimed)
 
 
 def _write(programs: Programs, row: Candidate, path: Path) -> None:

@@ -162,6 +162,12 @@ class Search:
                 remembered.remember(question, known)
         return [Candidate.of(row) for row in known["table"]], known
 
+    @property
+    def possible(self) -> list[Way]:
+        """The ways that this processor has; what is quantised already is not quantised again."""
+        ways = [way for way in self._ways if "int8" not in way[1] or not self.programs.layers]
+        return [way for way in ways if "bfloat16" not in way[1] or computes_bfloat16()]
+
     # ------------------------------------------------------------ the search
 
     def _measured(self, batch: int) -> list[Candidate]:
@@ -192,7 +198,7 @@ class Search:
 
     def _floats_of(self, graph: str) -> list[Candidate]:
         """The ways of a graph that quantise nothing; PyTorch takes the network as it comes."""
-        rows = [Candidate(graph, *way) for way in self._possible() if "int8" not in way[1]]
+        rows = [Candidate(graph, *way) for way in self.possible if "int8" not in way[1]]
         return [row for row in rows if row.runtime != "torch" or graph == "plain"]
 
     def _int8_of(self, graph: str) -> tuple[list[Candidate], list[Candidate]]:
@@ -349,14 +355,9 @@ class Search:
 
     # ------------------------------------------------------------ what is judged by
 
-    def _possible(self) -> list[Way]:
-        """The ways that this processor has; what is quantised already is not quantised again."""
-        ways = [way for way in self._ways if "int8" not in way[1] or not self.programs.layers]
-        return [way for way in ways if "bfloat16" not in way[1] or computes_bfloat16()]
-
     def _integer_ways(self) -> list[Way]:
         """Those of the possible ways that quantise."""
-        return [way for way in self._possible() if "int8" in way[1]]
+        return [way for way in self.possible if "int8" in way[1]]
 
     def _twice_quantised(self, graph: str) -> list[Candidate]:
         """The INT8 candidates of a network that came quantised, with the reason why not."""
