@@ -139,7 +139,7 @@ def fit(asked: Asked, out: Path, *, command: str = "", quiet: bool = False) -> d
         world.tell(None)
 
         deploy = run.stage("deploy", lambda: compress(run, asked, data, console))
-        print_formats(deploy["formats"], console)
+        print_formats(deploy["formats"], deploy.get("absent", {}), console)
 
         test = run.stage("test", lambda: examine(run, data))
         run.stage("report", lambda: {"file": write(out).name})
@@ -381,7 +381,12 @@ def compress(run: Run, asked: Asked, data: Dataset, console: Console) -> dict[st
             guard=asked.guard,
             told=lambda text: status.update(text),
         )
-    return {"guard": asked.guard, "chosen": made.chosen, "formats": made.formats}
+    return {
+        "guard": asked.guard,
+        "chosen": made.chosen,
+        "formats": made.formats,
+        "absent": made.absent,
+    }
 
 
 def examine(run: Run, data: Dataset) -> dict[str, Any]:
@@ -451,8 +456,8 @@ def print_training(training: dict[str, Any], console: Console) -> None:
     )
 
 
-def print_formats(formats: list[dict[str, Any]], console: Console) -> None:
-    """The formats as a table."""
+def print_formats(formats: list[dict[str, Any]], absent: dict[str, str], console: Console) -> None:
+    """The formats as a table, and why others are not there."""
     table = Table("format", "size", "latency", "top-1 (val)", "same label", "")
     for row in formats:
         table.add_row(
@@ -467,6 +472,8 @@ def print_formats(formats: list[dict[str, Any]], console: Console) -> None:
     for row in formats:
         if line := in_integers(row):
             console.print(f"{row['name']}: {line}", soft_wrap=True)
+    for name, why in absent.items():
+        console.print(f"[dim]no {name}: {why}[/dim]", soft_wrap=True)
 
 
 def print_test(test: dict[str, Any], out: Path, console: Console) -> None:

@@ -101,10 +101,24 @@ def test_formats_of_one_file_share_its_program(trained, digits, tmp_path, monkey
     made = export(trained, digits, tmp_path / "model", formats=formats)
     assert {row["name"] for row in made.formats} == {"torch", *formats}
     programs = read_facts(made.folder)["programs"]
+    assert made.absent == {}
     assert programs == {
         "openvino-int8": "openvino int8, 1 thread, plain graph",
         "openvino-int8-bf16": "openvino int8-bfloat16, 1 thread, plain graph",
     }
+
+
+def test_a_format_that_was_asked_for_is_there_or_says_why(trained, digits, tmp_path, monkeypatch):
+    """What is hardly ever the fastest is written where it is asked for."""
+    made = export(trained, digits, tmp_path / "model", formats=["onnx-int8"])
+    assert [row["name"] for row in made.formats] == ["torch", "onnx-int8"]
+    search = import_module("foveate.deploy.fastest")
+    monkeypatch.setattr(search, "computes_bfloat16", lambda: False)
+    made = export(trained, digits, tmp_path / "model", formats=["onnx", "openvino-bf16"])
+    assert [row["name"] for row in made.formats] == ["torch", "onnx"]
+    why = "not tried: this processor does not compute in bfloat16"
+    assert made.absent == read_facts(made.folder)["absent"] == {"openvino-bf16": why}
+    assert f"- no openvino-bf16: {why}\n" in (made.folder / "README.md").read_text()
 
 
 def test_what_was_searched_is_remembered(trained, digits, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from foveate import FoveateError, memory
-from foveate.deploy import WAYS, Search, fastest, load_fastest, overflow
+from foveate.deploy import Search, fastest, load_fastest, overflow
+from foveate.deploy.candidates import promising
 from foveate.deploy.fallback import Switched, fallbacks
 from foveate.deploy.formats import save_openvino, to_openvino, write_program
 from foveate.deploy.quantise import (
@@ -32,8 +33,8 @@ programs = import_module("foveate.deploy.programs")
 ORT = [("onnxruntime", "float32")]
 """A way that takes no time to find."""
 ORT_INT8 = ("onnxruntime", "int8")
-OTHERS = [way for way in WAYS if way != ORT_INT8]
-"""The ways that every processor has, but for bfloat16."""
+OTHERS = [way for way in promising() if way != ORT_INT8]
+"""The ways that are looked among by default, the same with VNNI and without."""
 VNNI, NO_VNNI = ["AVX2", "VNNI"], ["AVX2"]
 
 
@@ -301,13 +302,27 @@ def test_onnx_runtime_computes_in_integers_where_there_is_no_vnni(
     model, images, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(overflow, "instruction_sets", lambda: VNNI)
-    made = fastest(model, images, ways=[*ORT, ORT_INT8], guard=100, seconds=0.02)
-    assert {row.way for row in made.table} == set(ORT)
+    assert ORT_INT8 not in promising()
     monkeypatch.setattr(overflow, "instruction_sets", lambda: NO_VNNI)
+    assert ORT_INT8 in promising()
     made = fastest(model, images, ways=[ORT_INT8], guard=100, seconds=0.02)
     assert made.chosen.way == ORT_INT8
     made.save(tmp_path / "saved")
     assert np.array_equal(load_fastest(tmp_path / "saved")(images[:3]), made(images[:3]))
+
+
+def test_ways_are_those_that_there_are(model, images, monkeypatch):
+    for ways, said in ([("openvino", "int3")], "openvino int3"), ([], "none at all"):
+        with pytest.raises(FoveateError, match=f"{said} is no way.*choose from openvino float32"):
+            Search(model, images, ways=ways)
+    for room in ("candidates", "fastest"):
+        module = import_module(f"foveate.deploy.{room}")
+        monkeypatch.setattr(module, "computes_bfloat16", lambda: False)
+    assert not any("bfloat16" in precision for _, precision in promising())
+    ways = [("torch", "float32"), ("openvino", "bfloat16")]
+    table = fastest(model, images, ways=ways, seconds=0.02).table
+    assert {row.way for row in table if not row.why} == {ways[0]}
+    assert [row.way for row in table if "bfloat16" in row.why] == [ways[1]]
 
 
 def test_threads_and_streams_change_no_result(model, images, tmp_path):

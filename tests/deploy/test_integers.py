@@ -223,6 +223,7 @@ def test_an_export_says_what_runs_in_integers(trained, digits, tmp_path):
     made = export(model, digits, tmp_path / "model", formats=formats, guard=5)
     rows = {row["name"]: row for row in made.formats}
     assert rows.keys() == {"torch", "onnx", "openvino"}
+    assert "quantised already" in made.absent["openvino-int8"]
     layers = exported_layers(model)
     assert rows["torch"]["quantised"] == {"integers": [], "floats": layers}
     before = {row["name"]: row for row in whole.formats}

@@ -39,6 +39,7 @@ def test_says_the_figures_of_the_run(whole_run):
         "slower than 5 ms",
         "43.1% → 65.5% → 77.1%",
         "loses 4.9 points",
+        "no openvino-bf16, not tried: this processor does not compute in bfloat16",
         "(−0.40 points)",
         "foveate fit photos/cifar --out runs/cifar --minutes 10 --latency 5ms",
         "2.15.0",

@@ -201,12 +201,11 @@ def export(
 ) -> None:
     """Export a trained model anew, with another guard or in chosen formats."""
     from foveate.data import open as open_data
-    from foveate.deploy import FORMATS, load_model
     from foveate.deploy import export as export_model
+    from foveate.deploy import load_model
     from foveate.fit import print_formats
 
     trained = load_model(model)
-    wanted = tuple(formats or FORMATS)
     images = open_data(data, seed=seed).labelled_as(trained.labels)
     console = Console(quiet=as_json, highlight=False)
     with console.status("exporting") as status:
@@ -215,15 +214,15 @@ def export(
             images,
             out,
             guard=guard,
-            formats=wanted,
+            formats=formats or None,
             budget=budget,
             again=again,
             told=lambda text: status.update(text),
         )
     if as_json:
-        print_json({"chosen": made.chosen, "formats": made.formats})
+        print_json({"chosen": made.chosen, "formats": made.formats, "absent": made.absent})
     else:
-        print_formats(made.formats, console)
+        print_formats(made.formats, made.absent, console)
         console.print(f"use it: foveate predict {out} IMAGE", soft_wrap=True)
 
 

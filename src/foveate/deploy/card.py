@@ -26,7 +26,8 @@ def model_card(facts: dict[str, Any]) -> str:
         for row in facts["formats"]
     )
     told = [f"- {row['name']}: {line}" for row in facts["formats"] if (line := in_integers(row))]
-    integers = "\n".join(["", *told, ""]) if told else ""
+    told += [f"- no {name}: {why}" for name, why in facts["absent"].items()]
+    lines = "\n".join(["", *told, ""]) if told else ""
     size = facts["preprocess"]["size"]
     return f"""# {facts["architecture"]["name"]}
 
@@ -46,7 +47,7 @@ holds inputs and the outputs to expect.
 | format | MB | ms an image | top-1 | same label as trained | guard |
 |---|---|---|---|---|---|
 {rows}
-{integers}
+{lines}
 Accuracy on {facts["judged_on"]} images of the {facts["judged_split"]} split, none of which was
 trained on. Latency of one image at a time: {machine_line(facts["machine"])}.
 

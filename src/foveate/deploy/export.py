@@ -1,7 +1,7 @@
 """Export a model to every format, and choose the fastest that is good enough."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 
 from foveate.data import Dataset, Split
 from foveate.deploy import artifact
-from foveate.deploy.candidates import Candidate, Way
+from foveate.deploy.candidates import Candidate, Way, promising
 from foveate.deploy.card import model_card
 from foveate.deploy.fastest import Search
 from foveate.deploy.formats import (
@@ -69,11 +69,13 @@ class Artifact:
         folder: the artifact.
         chosen: name of the format that `foveate.load` uses.
         formats: a row a format, JSON-ready.
+        absent: formats that were asked for and could not be had, with the reasons.
     """
 
     folder: Path
     chosen: str
     formats: list[dict[str, Any]]
+    absent: dict[str, str]
 
 
 def export(
@@ -82,7 +84,7 @@ def export(
     folder: Path,
     *,
     guard: float = 1.0,
-    formats: tuple[str, ...] = FORMATS,
+    formats: Collection[str] | None = None,
     budget: float = 180.0,
     again: bool = False,
     told: Callable[[str], None] = lambda text: None,
@@ -102,7 +104,8 @@ def export(
             its validation split, or on `train` where that is empty.
         folder: where the artifact goes; an older one is replaced when all is done.
         guard: points of top-1 that a format may lose against the trained model.
-        formats: which to write; `torch` always is, others where they can run here.
+        formats: which to write; by default all that may be the fastest on this processor.
+            `torch` always is.
         budget: seconds for the search.
         again: measure again what was measured on this machine in the last 30 days.
         told: called with a word on what is under way.
@@ -110,6 +113,9 @@ def export(
     Raises: FoveateError for an unknown format, a missing library, a full disk or a
         folder that holds something else than a model.
     """
+    if formats is None:
+        ways = promising()
+        formats = [name for name in FORMATS if name not in WAY_OF or WAY_OF[name] in ways]
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise FoveateError(f"there is no format {unknown[0]!r}: choose from {', '.join(FORMATS)}")
@@ -126,7 +132,7 @@ def _export(
     model: VisionModel,
     data: Dataset,
     folder: Path,
-    formats: tuple[str, ...],
+    formats: Collection[str],
     options: dict[str, Any],
 ) -> Artifact:
     guard, told = options["guard"], options["told"]
@@ -134,7 +140,9 @@ def _export(
     artifact.save(model, draft.folder)
     split_name = "val" if len(data.splits["val"]) else "train"
     judges = data.splits[split_name]
-    found = _write_programs(model, data.splits["train"], judges, draft.folder, formats, options)
+    found, absent = _write_programs(
+        model, data.splits["train"], judges, draft.folder, formats, options
+    )
     runtimes = _start_all(model, found, draft.folder, formats, told)
     told("comparing formats")
     judged = _Judged.of(runtimes, judges, model)
@@ -158,6 +166,7 @@ def _export(
         **artifact.describe(model),
         "guard": guard,
         "formats": rows,
+        "absent": absent,
         "chosen": chosen["name"],
         "programs": {name: row.name for name, row in found.items()},
         "judged_split": split_name,
@@ -171,7 +180,7 @@ def _export(
     (draft.folder / "README.md").write_text(model_card(facts))
     artifact.write_facts(draft.folder, facts)
     draft.publish()
-    return Artifact(folder, chosen["name"], rows)
+    return Artifact(folder, chosen["name"], rows, absent)
 
 
 # ---------------------------------------------------------------- programs
@@ -182,13 +191,16 @@ def _write_programs(
     train: Split,
     judges: Split,
     folder: Path,
-    formats: tuple[str, ...],
+    formats: Collection[str],
     options: dict[str, Any],
-) -> dict[str, Candidate]:
-    """Write the fastest program of each format that is found by a search; say what each is."""
+) -> tuple[dict[str, Candidate], dict[str, str]]:
+    """Write the fastest program of each format that is found by a search.
+
+    Returns: what each is; and the formats that are not, with the reasons.
+    """
     asked = {name: WAY_OF[name] for name in formats if name in WAY_OF}
     if not asked:
-        return {}
+        return {}, {}
     most = min(JUDGES, SEARCH_BYTES // (12 * model.preprocess.size**2))
     indices = _two_or_more(_evenly(judges, most))
     calibrated = _two_or_more(_evenly(train, CALIBRATION_IMAGES))
@@ -201,18 +213,21 @@ def _write_programs(
         seconds=0.4,
         **options,
     )
-    table = [row for row in search.table()[0] if row.milliseconds is not None]
+    table, _ = search.table()
     able = {name: way for name, way in asked.items() if way in search.possible}
     found: dict[str, Candidate] = {}
     for file in dict.fromkeys(FILES[name][0] for name in able):
         sharing = {name: way for name, way in able.items() if FILES[name][0] == file}
-        rows = [row for row in table if row.way in sharing.values()]
+        rows = [row for row in table if row.way in sharing.values() and row.milliseconds]
         if not rows and "int8" not in file:  # too slow to be looked at further, but asked for
             rows = [Candidate(search.programs.graphs[0], *next(iter(sharing.values())))]
         if rows:
             _write(search.programs, rows[0], folder / file)
             found |= {name: _sharing(rows, way) for name, way in sharing.items()}
-    return found
+    lacking = {name: way for name, way in asked.items() if name not in found}
+    return found, {
+        name: next(row.why for row in table if row.way == way) for name, way in lacking.items()
+    }
 
 
 def _sharing(rows: list[Candidate], way: Way) -> Candidate:
@@ -241,7 +256,7 @@ def _start_all(
     model: VisionModel,
     found: dict[str, Candidate],
     folder: Path,
-    formats: tuple[str, ...],
+    formats: Collection[str],
     told: Callable[[str], None],
 ) -> dict[str, Logits]:
     """Each format's runtime, the trained model's first."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.deploy import remembered
-from foveate.deploy.candidates import WAYS, Candidate, Way, is_promising
+from foveate.deploy.candidates import WAYS, Candidate, Way, promising
 from foveate.deploy.deployed import Deployed
 from foveate.deploy.fallback import fallbacks
 from foveate.deploy.parity import parity
@@ -49,6 +49,7 @@ HOW = ((False, False), (True, False), (False, True))
 FALLBACK_SECONDS = 60.0
 """Spent at most on finding the layers that must stay in float."""
 QUANTISED = "not tried: the network is quantised already, and other ways keep its integers"
+NO_BFLOAT16 = "not tried: this processor does not compute in bfloat16"
 
 Score = Callable[[np.ndarray], float]
 """Accuracy in points of 100 of logits (N, K) of the judged images, in order."""
@@ -81,7 +82,8 @@ class Search:
         score: another judge of logits; what it leads to is not remembered.
         calibration: for INT8; by default the first of `images`.
         guard: points of accuracy that may be lost.
-        ways: (runtime, precision) pairs to look among.
+        ways: (runtime, precision) pairs to look among; by default all that may be the fastest on
+            this processor.
         seconds: of timing for each candidate.
         budget: seconds for all of it; what there was no time for stands in the table,
             with the reason. A step that has begun is finished.
@@ -91,7 +93,7 @@ class Search:
     Attributes:
         programs: of the candidates.
 
-    Raises: FoveateError if the images do not fit.
+    Raises: FoveateError if the images do not fit, or for an unknown way.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Search:
         score: Score | None = None,
         calibration: Tensor | np.ndarray | None = None,
         guard: float = 1.0,
-        ways: Collection[Way] = WAYS,
+        ways: Collection[Way] | None = None,
         seconds: float = 1.0,
         budget: float = 180.0,
         again: bool = False,
@@ -112,7 +114,7 @@ class Search:
         self._images, calibration = _checked(images, calibration, guard)
         self._model = model.eval().cpu()
         self.programs = Programs(self._model, self._images, calibration, told)
-        self._ways = [way for way in WAYS if way in ways and is_promising(way)]
+        self._ways = promising() if ways is None else _known(ways)
         self._own_score = score
         self._targets = targets
         self._guard = guard
@@ -162,11 +164,10 @@ class Search:
                 remembered.remember(question, known)
         return [Candidate.of(row) for row in known["table"]], known
 
-    @property
+    @cached_property
     def possible(self) -> list[Way]:
-        """The ways that this processor has; what is quantised already is not quantised again."""
-        ways = [way for way in self._ways if "int8" not in way[1] or not self.programs.layers]
-        return [way for way in ways if "bfloat16" not in way[1] or computes_bfloat16()]
+        """Those of the ways that can be had."""
+        return [way for way in self._ways if way not in self._impossible]
 
     # ------------------------------------------------------------ the search
 
@@ -193,7 +194,7 @@ class Search:
         away = [row for row in floats + hard if row.why and row.error]
         away += [row for row in rest if row.why]
         unheard = [row for row in floats + int8 + hard if row.why and not row.error]
-        untried += self._twice_quantised(graphs[0])
+        untried += [Candidate(graphs[0], *way, why=why) for way, why in self._impossible.items()]
         return [*final, *_kept(rest), *away, *unheard, *untried, *missed]
 
     def _floats_of(self, graph: str) -> list[Candidate]:
@@ -359,10 +360,16 @@ class Search:
         """Those of the possible ways that quantise."""
         return [way for way in self.possible if "int8" in way[1]]
 
-    def _twice_quantised(self, graph: str) -> list[Candidate]:
-        """The INT8 candidates of a network that came quantised, with the reason why not."""
-        ways = [way for way in self._ways if "int8" in way[1] and self.programs.layers]
-        return [Candidate(graph, *way, why=QUANTISED) for way in ways]
+    @cached_property
+    def _impossible(self) -> dict[Way, str]:
+        """The ways that were asked for and cannot be had, with the reasons."""
+        found = {}
+        for way in self._ways:
+            if "int8" in way[1] and self.programs.layers:
+                found[way] = QUANTISED
+            elif "bfloat16" in way[1] and not computes_bfloat16():
+                found[way] = NO_BFLOAT16
+        return found
 
     @cached_property
     def _expected(self) -> np.ndarray:
@@ -402,6 +409,16 @@ class _Left:
 
     def __exit__(self, *raised: object) -> None:
         self._left, self._since = self(), None
+
+
+def _known(ways: Collection[Way]) -> list[Way]:
+    """Some ways, in the order of all."""
+    unknown = [way for way in ways if way not in WAYS]
+    if unknown or not ways:
+        choices = ", ".join(" ".join(way) for way in WAYS)
+        name = " ".join(unknown[0]) if unknown else "none at all"
+        raise FoveateError(f"{name} is no way to run a network: choose from {choices}")
+    return [way for way in WAYS if way in ways]
 
 
 def _kept(rows: list[Candidate]) -> list[Candidate]:

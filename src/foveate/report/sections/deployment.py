@@ -23,7 +23,8 @@ def section(folder: Folder) -> Html:
     formats = rows(folder.get("deploy", "formats"))
     if not formats:
         return missing("Nothing has been exported yet.")
-    return join([_words(folder), _plot(formats), _table(formats), _tested(folder)])
+    parts = [_words(folder), _plot(formats), _table(formats), _absent(folder), _tested(folder)]
+    return join(parts)
 
 
 def _words(folder: Folder) -> Html:
@@ -93,6 +94,14 @@ def _guard(row: dict) -> Html:
     if row.get("passed"):
         return tag("span", why or "passed", class_="good")
     return tag("span", why or "did not pass", class_="bad")
+
+
+def _absent(folder: Folder) -> Html | None:
+    absent = folder.get("deploy", "absent")
+    if not isinstance(absent, dict) or not absent:
+        return None
+    reasons = "; ".join(f"no {short(name, 40)}, {short(why, 90)}" for name, why in absent.items())
+    return tag("p", f"Not made: {reasons}.")
 
 
 def _tested(folder: Folder) -> Html | None:
