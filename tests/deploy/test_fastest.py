@@ -325,6 +325,25 @@ def test_ways_are_those_that_there_are(model, images, monkeypatch):
     assert [row.way for row in table if "bfloat16" in row.why] == [ways[1]]
 
 
+class Namesake(nn.Module):
+    """A buffer that is called as PyTorch's graph calls an operation on constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("unsqueeze", torch.ones(5))
+
+    def forward(self, images):
+        rows = torch.arange(images.shape[2]).unsqueeze(1)
+        return (images * rows).mean((1, 2, 3))[:, None] + self.unsqueeze
+
+
+def test_a_buffer_may_be_called_as_an_operation(images, tmp_path):
+    net = Namesake().eval()
+    write_program(net, images, tmp_path / "net.onnx")
+    given = OnnxRuntime(tmp_path / "net.onnx")(images.numpy())
+    np.testing.assert_allclose(given, net(images).numpy(), rtol=1e-5)
+
+
 def test_threads_and_streams_change_no_result(model, images, tmp_path):
     write_program(model, images, tmp_path / "small.onnx")
     expected = model(images).detach().numpy()

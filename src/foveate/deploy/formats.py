@@ -87,6 +87,7 @@ def write_program(program: nn.Module, images: Tensor, path: Path) -> None:
     """
     onnx = require("onnx", "deploy")
     require("onnxscript", "deploy")
+    passes = require("onnx_ir.passes.common", "deploy")
     on_grids = is_exported(program)
     with quiet():
         made = torch.onnx.export(
@@ -98,9 +99,12 @@ def write_program(program: nn.Module, images: Tensor, path: Path) -> None:
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             dynamo=True,
             verbose=False,
+            optimize=False,
             custom_translation_table=integers.translations() if on_grids else None,
         )
         assert made is not None
+        passes.NameFixPass()(made.model)  # a buffer may be called as what an operation gives
+        made.optimize()
         if on_grids:
             integers.finish(made.model)
         _forget_origins(made.model)
