@@ -216,12 +216,22 @@ def choose(run: Run, asked: Asked, data: Dataset, console: Console) -> dict[str,
 
 
 def weigh(name: str, side: int, data: Dataset, asked: Asked) -> dict[str, Any]:
-    """A candidate's size, work and latency, and whether the latency is allowed."""
+    """A candidate's size, work and latency, and whether the latency is allowed.
+
+    Raises: FoveateError if the candidate does not take images of this size.
+    """
     import torch
 
     model = build(name, side, data, replace(asked, pretrained=False))
+    try:
+        counted = count(model, torch.zeros(1, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError) as error:  # as other libraries' models do
+        first = str(error).partition("\n")[0]
+        raise FoveateError(
+            f"{name} does not take images of {side} pixels a side ({first}): give another --size, "
+            "or another --model"
+        ) from error
     measured = latency(model)
-    counted = count(model, torch.zeros(1, 3, side, side))
     allowed = asked.latency_ms is None or measured.median * 1e3 <= asked.latency_ms
     return {
         "name": name,

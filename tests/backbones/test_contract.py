@@ -149,6 +149,8 @@ def test_names_are_listed_matched_and_suggested():
     assert list_models("convnextv2_*") == sorted(n for n in sizes() if n.startswith("convnextv2"))
     assert suggest_models(32)[0] == "sprint_m"
     assert "convnext_atto" in suggest_models(224)
+    with pytest.raises(FoveateError, match="4 pixels a side: give 8 to 4096, or name"):
+        suggest_models(4)
     assert create_model("inceptionnext_atto", num_classes=2).num_classes == 2
 
 

@@ -55,13 +55,23 @@ def list_models(pattern: str | None = None) -> list[str]:
 
 
 def suggest_models(side: int) -> list[str]:
-    """Architectures worth racing for images of `side` pixels, by their rank."""
-    fitting = [
-        (size.rank, name)
+    """Architectures worth racing for images of `side` pixels, by their rank.
+
+    Raises: FoveateError if there are none for images so small or so large.
+    """
+    racing = [
+        (*size.races, size.rank, name)
         for name, (_, size) in sizes().items()
-        if size.races is not None and size.races[0] <= side <= size.races[1]
+        if size.races is not None
     ]
-    return [name for _, name in sorted(fitting)]
+    fitting = sorted((rank, name) for low, high, rank, name in racing if low <= side <= high)
+    if not fitting:
+        smallest, largest = min(low for low, *_ in racing), max(high for _, high, *_ in racing)
+        raise FoveateError(
+            f"no architecture is suggested for images of {side} pixels a side: give {smallest} to "
+            f"{largest}, or name an architecture"
+        )
+    return [name for _, name in fitting]
 
 
 def family_recipe(name: str) -> dict[str, Any]:
