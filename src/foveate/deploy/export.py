@@ -140,9 +140,12 @@ def _export(
     artifact.save(model, draft.folder)
     split_name = "val" if len(data.splits["val"]) else "train"
     judges = data.splits[split_name]
-    found, absent = _write_programs(
-        model, data.splits["train"], judges, draft.folder, formats, options
-    )
+    asked = {name: WAY_OF[name] for name in formats if name in WAY_OF}
+    found: dict[str, Candidate] = {}
+    absent: dict[str, str] = {}
+    if asked:
+        search = _search(model, data.splits["train"], judges, asked.values(), options)
+        found, absent = _write_programs(search, asked, draft.folder)
     runtimes = _start_all(model, found, draft.folder, formats, told)
     told("comparing formats")
     judged = _Judged.of(runtimes, judges, model)
@@ -186,33 +189,35 @@ def _export(
 # ---------------------------------------------------------------- programs
 
 
-def _write_programs(
+def _search(
     model: VisionModel,
     train: Split,
     judges: Split,
-    folder: Path,
-    formats: Collection[str],
+    ways: Collection[Way],
     options: dict[str, Any],
+) -> Search:
+    """A search for the fastest programs, of which some images of a split are the judges."""
+    most = min(JUDGES, SEARCH_BYTES // (12 * model.preprocess.size**2))
+    indices = _two_or_more(_evenly(judges, most))
+    calibrated = _two_or_more(_evenly(train, CALIBRATION_IMAGES))
+    return Search(
+        Program(model).eval(),
+        split_input(judges, indices, model.preprocess),
+        targets=judges.targets[indices],
+        calibration=split_input(train, calibrated, model.preprocess),
+        ways=ways,
+        seconds=0.4,
+        **options,
+    )
+
+
+def _write_programs(
+    search: Search, asked: dict[str, Way], folder: Path
 ) -> tuple[dict[str, Candidate], dict[str, str]]:
     """Write the fastest program of each format that is found by a search.
 
     Returns: what each is; and the formats that are not, with the reasons.
     """
-    asked = {name: WAY_OF[name] for name in formats if name in WAY_OF}
-    if not asked:
-        return {}, {}
-    most = min(JUDGES, SEARCH_BYTES // (12 * model.preprocess.size**2))
-    indices = _two_or_more(_evenly(judges, most))
-    calibrated = _two_or_more(_evenly(train, CALIBRATION_IMAGES))
-    search = Search(
-        Program(model).eval(),
-        split_input(judges, indices, model.preprocess),
-        targets=judges.targets[indices],
-        calibration=split_input(train, calibrated, model.preprocess),
-        ways=asked.values(),
-        seconds=0.4,
-        **options,
-    )
     table, _ = search.table()
     able = {name: way for name, way in asked.items() if way in search.possible}
     found: dict[str, Candidate] = {}
